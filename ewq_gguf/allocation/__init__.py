@@ -1,0 +1,1 @@
+"""Which type each tensor gets: entropy, EWQ, presets, the solver, and plans as files."""

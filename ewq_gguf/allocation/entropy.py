@@ -1,0 +1,233 @@
+"""Entropy and moments of a weight matrix in one pass, in float64, exactly repeatable.
+
+p = softmax(flatten(W)),  H(W) = -sum p ln(p + eps)   (EWQ, arXiv 2503.04704, section 3)
+
+Sixteen-bit storage has at most 65,536 distinct values, so one histogram of the codes gives H for any eps
+along with every moment, and no exp is taken per weight. Counts are whole numbers: chunk size, thread
+count and order cannot change them. Values stored as F32 that a bfloat16 holds are counted as such, so a
+checkpoint and its F32 copy agree to the last bit. Other values go through fixed blocks of elements whose
+sums are added exactly.
+
+Single precision would not do: for millions of weights H differs between blocks in the eighth digit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ewq_gguf.checkpoint.tensor import AnyArray, DType, Tensor, to_float32
+from ewq_gguf.errors import CheckpointError
+
+F64Array = npt.NDArray[np.float64]
+
+DEFAULT_EPSILON = 0.01
+# Elements whose float64 sum is formed by numpy in one go; part of the result's definition for F32 data.
+_BLOCK = 1 << 16
+_CHUNK_ELEMENTS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The values of a matrix and how often each occurs: float64 (k,), int64 (k,), ascending values."""
+
+    values: F64Array
+    counts: npt.NDArray[np.int64]
+
+    @property
+    def n(self) -> int:
+        return int(self.counts.sum())
+
+
+@dataclass(frozen=True)
+class WeightStatistics:
+    """What one pass over a matrix tells.
+
+    Attributes:
+        n: weights.
+        entropy: H(W) in nats, with the epsilon asked for.
+        mean, variance: of the values; variance divides by n.
+        kurtosis: excess kurtosis, 0 for a Gaussian.
+        minimum, maximum: extreme values.
+        outliers: share of weights more than 6 standard deviations from the mean.
+    """
+
+    n: int
+    entropy: float
+    mean: float
+    variance: float
+    kurtosis: float
+    minimum: float
+    maximum: float
+    outliers: float
+
+
+def statistics(
+    tensor: Tensor,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    epsilon: float = DEFAULT_EPSILON,
+    name: str = "tensor",
+    progress: Callable[[int], None] | None = None,
+) -> WeightStatistics:
+    """Statistics of rows start..stop of a tensor taken as one matrix.
+
+    Args:
+        epsilon: the constant inside the logarithm; 0 gives the plain entropy.
+        name: used in messages.
+        progress: told the number of weights after each chunk.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite; the message names tensor and row.
+    """
+    stop = tensor.n_rows if stop is None else stop
+    distribution = count_values(tensor, start, stop, name=name, progress=progress)
+    if distribution is not None:
+        return from_distribution(distribution, epsilon)
+    return _streamed(tensor, start, stop, epsilon, name, progress)
+
+
+def count_values(
+    tensor: Tensor,
+    start: int,
+    stop: int,
+    *,
+    name: str = "tensor",
+    progress: Callable[[int], None] | None = None,
+) -> Distribution | None:
+    """Count the distinct values of 16-bit data (or F32 data that bfloat16 holds), or None when there are more.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite.
+    """
+    dtype = tensor.dtype
+    if not (dtype.is_half or dtype is DType.F32):
+        return None
+    counts = np.zeros(1 << 16, dtype=np.int64)
+    for first, raw in _chunks(tensor, start, stop):
+        codes: npt.NDArray[Any] = raw.reshape(-1)
+        if dtype is DType.F32:
+            bits = codes.view("<u4")
+            if (bits & np.uint32(0xFFFF)).any():
+                _check_finite(raw, dtype, first, name)
+                return None
+            codes = (bits >> np.uint32(16)).astype(np.uint16)
+        elif dtype is DType.F16:
+            codes = codes.view("<u2")
+        counts += np.bincount(codes, minlength=1 << 16)
+        if progress is not None:
+            progress(raw.size)
+    kind = DType.F16 if dtype is DType.F16 else DType.BF16
+    used = np.flatnonzero(counts)
+    codes = used.astype("<u2")
+    stored = codes.view(kind.numpy)
+    values = to_float32(stored, kind).astype(np.float64)
+    if not np.isfinite(values).all():
+        _find_not_finite(tensor, start, stop, name)
+    order = np.argsort(values, kind="stable")
+    return Distribution(values[order], counts[used][order])
+
+
+def from_distribution(distribution: Distribution, epsilon: float = DEFAULT_EPSILON) -> WeightStatistics:
+    """All statistics from counted values; every sum is over distinct values, in ascending order."""
+    values, counts = distribution.values, distribution.counts.astype(np.float64)
+    n = distribution.n
+    if n == 0:
+        return WeightStatistics(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    exps = np.exp(values - values[-1])
+    p = exps / math.fsum(counts * exps)
+    entropy = -math.fsum(counts * p * _log(p + epsilon))
+    mean = math.fsum(counts * values) / n
+    centred = values - mean
+    variance = math.fsum(counts * centred**2) / n
+    fourth = math.fsum(counts * centred**4) / n
+    far = np.abs(centred) > 6 * math.sqrt(variance)
+    return WeightStatistics(
+        n=n,
+        entropy=entropy,
+        mean=mean,
+        variance=variance,
+        kurtosis=fourth / variance**2 - 3 if variance > 0 else 0.0,
+        minimum=float(values[0]),
+        maximum=float(values[-1]),
+        outliers=float(counts[far].sum()) / n,
+    )
+
+
+def _log(x: F64Array) -> F64Array:
+    """Natural logarithm with 0 ln 0 = 0: where p underflows, p ln p is 0."""
+    logarithm: F64Array = np.log(np.where(x > 0, x, 1.0))
+    return logarithm
+
+
+def _chunks(tensor: Tensor, start: int, stop: int) -> Iterator[tuple[int, AnyArray]]:
+    step = max(1, _CHUNK_ELEMENTS // max(1, tensor.row_length))
+    for first in range(start, stop, step):
+        yield first, tensor.raw_rows(first, min(first + step, stop))
+
+
+def _check_finite(raw: AnyArray, dtype: DType, first: int, name: str) -> None:
+    rows = to_float32(raw, dtype)
+    if not np.isfinite(rows).all():
+        row, column = np.argwhere(~np.isfinite(rows))[0]
+        raise CheckpointError(
+            f"{name} holds {rows[row, column]} in row {first + row}, column {column}; "
+            "a checkpoint with such weights cannot be used: download it again or train on"
+        )
+
+
+def _find_not_finite(tensor: Tensor, start: int, stop: int, name: str) -> None:
+    for first, raw in _chunks(tensor, start, stop):
+        _check_finite(raw, tensor.dtype, first, name)
+
+
+def _blocks(tensor: Tensor, start: int, stop: int, name: str) -> Iterator[F64Array]:
+    """The elements in runs of `_BLOCK`, whatever the rows; the last may be shorter."""
+    rest: F64Array = np.empty(0, dtype=np.float64)
+    for first, raw in _chunks(tensor, start, stop):
+        _check_finite(raw, tensor.dtype, first, name)
+        flat = np.concatenate([rest, to_float32(raw, tensor.dtype).reshape(-1).astype(np.float64)])
+        whole = len(flat) // _BLOCK * _BLOCK
+        for begin in range(0, whole, _BLOCK):
+            yield flat[begin : begin + _BLOCK]
+        rest = flat[whole:]
+    if len(rest):
+        yield rest
+
+
+def _streamed(
+    tensor: Tensor, start: int, stop: int, epsilon: float, name: str, progress: Callable[[int], None] | None
+) -> WeightStatistics:
+    """Two passes for data with too many distinct values: the normaliser and moments, then the entropy."""
+    tops, sums, moments = [], [], []
+    minimum, maximum, n = math.inf, -math.inf, 0
+    for block in _blocks(tensor, start, stop, name):
+        top = float(block.max())
+        tops.append(top)
+        sums.append(float(np.exp(block - top).sum()))
+        moments.append(float(block.sum()))
+        minimum, maximum, n = min(minimum, float(block.min())), max(maximum, top), n + len(block)
+    if n == 0:
+        return WeightStatistics(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    mean = math.fsum(moments) / n
+    normaliser = math.fsum(s * math.exp(top - maximum) for s, top in zip(sums, tops))
+    entropies, seconds, fourths = [], [], []
+    for block in _blocks(tensor, start, stop, name):
+        p = np.exp(block - maximum) / normaliser
+        entropies.append(float((p * _log(p + epsilon)).sum()))
+        centred = block - mean
+        seconds.append(float((centred**2).sum()))
+        fourths.append(float((centred**4).sum()))
+        if progress is not None:
+            progress(len(block))
+    variance = math.fsum(seconds) / n
+    limit = 6 * math.sqrt(variance)
+    far = sum(int((np.abs(b - mean) > limit).sum()) for b in _blocks(tensor, start, stop, name))
+    kurtosis = math.fsum(fourths) / n / variance**2 - 3 if variance > 0 else 0.0
+    return WeightStatistics(n, -math.fsum(entropies), mean, variance, kurtosis, minimum, maximum, far / n)
