@@ -1,0 +1,21 @@
+"""Tokenizer files of a Hugging Face folder -> the tokenizer metadata of a GGUF file."""
+
+from ewq_gguf.vocab.bpe import load_bpe
+from ewq_gguf.vocab.llama_hf import is_llama_hf, load_llama_hf
+from ewq_gguf.vocab.load import load_vocabulary
+from ewq_gguf.vocab.special import SpecialTokens, read_special_tokens
+from ewq_gguf.vocab.spm import has_sentencepiece, load_sentencepiece
+from ewq_gguf.vocab.vocabulary import TokenType, Vocabulary
+
+__all__ = [
+    "SpecialTokens",
+    "TokenType",
+    "Vocabulary",
+    "has_sentencepiece",
+    "is_llama_hf",
+    "load_bpe",
+    "load_llama_hf",
+    "load_sentencepiece",
+    "load_vocabulary",
+    "read_special_tokens",
+]

@@ -1,0 +1,60 @@
+"""BPE merges, from tokenizer.json or merges.txt, as "left right" texts (`SpecialVocab` in gguf-py/gguf/vocab.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ewq_gguf.vocab.files import as_mapping, as_sequence, as_text, damaged, read_text
+
+MAX_MERGES = 1 << 23
+_SPACE_SYMBOL = "\u0120"
+
+
+def read_merges(folder: Path, tokenizer: Mapping[str, Any] | None) -> list[str]:
+    """The merges in `tokenizer` (the content of tokenizer.json), else those of merges.txt, else none.
+
+    Raises TokenizerError when an entry is not a pair of texts.
+    """
+    if tokenizer is not None:
+        file = folder / "tokenizer.json"
+        model = as_mapping(tokenizer.get("model", {}), file, "model")
+        if model.get("merges"):
+            return _from_json(as_sequence(model["merges"], file, "model.merges"), file)
+    return read_merges_txt(folder) or []
+
+
+def _from_json(entries: list[Any], file: Path) -> list[str]:
+    if len(entries) > MAX_MERGES:
+        raise damaged(file, "model.merges", f"has more than {MAX_MERGES} entries")
+    if isinstance(entries[0], str):
+        merges = [as_text(entry, file, f"model.merges[{i}]") for i, entry in enumerate(entries)]
+        for index, merge in enumerate(merges):
+            if merge.count(" ") != 1:
+                raise damaged(file, f"model.merges[{index}]", "is not two texts with a space between")
+        return merges
+    merges = []
+    for index, entry in enumerate(entries):
+        place = f"model.merges[{index}]"
+        pair = as_sequence(entry, file, place)
+        if len(pair) != 2:
+            raise damaged(file, place, f"has {len(pair)} parts, not two")
+        # A space inside a part is spelled as byte-level BPE spells it: the one between the parts must stand alone.
+        left, right = (as_text(part, file, place).replace(" ", _SPACE_SYMBOL) for part in pair)
+        merges.append(f"{left} {right}")
+    return merges
+
+
+def read_merges_txt(folder: Path) -> list[str] | None:
+    """The pairs in merges.txt, or None when there is none; lines that are no pair are passed over."""
+    text = read_text(folder / "merges.txt")
+    if text is None:
+        return None
+    lines = text.split("\n")
+    if lines[0].strip().startswith("#"):
+        del lines[0]
+    if len(lines) > MAX_MERGES:
+        raise damaged(folder / "merges.txt", "", f"has more than {MAX_MERGES} lines")
+    pairs = (line.strip().split(None, 3) for line in lines)
+    return [f"{pair[0]} {pair[1]}" for pair in pairs if len(pair) == 2]
