@@ -1,0 +1,87 @@
+"""Qwen2, Qwen2.5 and Qwen3, dense and with experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gguf
+
+from ewq_gguf.arch.base import Family
+from ewq_gguf.arch.experts import split_gate_up
+from ewq_gguf.arch.vocabularies import sentencepiece_or_bpe
+from ewq_gguf.checkpoint.tensor import Tensor
+from ewq_gguf.vocab import Vocabulary, load_bpe
+
+
+class Qwen2(Family):
+    """Qwen2ForCausalLM, which serves Qwen 1.5 to 2.5 (conversion/qwen.py)."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("Qwen2ForCausalLM",)
+    arch: ClassVar[str] = "qwen2"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 32,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+    }
+    load_vocabulary: ClassVar[Callable[[Path, Mapping[str, Any]], Vocabulary]] = staticmethod(
+        sentencepiece_or_bpe
+    )
+
+
+class Qwen3(Qwen2):
+    """Qwen3ForCausalLM."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("Qwen3ForCausalLM",)
+    arch: ClassVar[str] = "qwen3"
+    defaults: ClassVar[Mapping[str, Any]] = {**Qwen2.defaults, "head_dim": 128}
+
+
+class Qwen2Moe(Family):
+    """Qwen2MoeForCausalLM: experts one by one, or fused over experts and gate/up."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("Qwen2MoeForCausalLM",)
+    arch: ClassVar[str] = "qwen2moe"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "max_position_embeddings": 32768,
+        "moe_intermediate_size": 1408,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "num_key_value_heads": 16,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "shared_expert_intermediate_size": 5632,
+    }
+    load_vocabulary: ClassVar[Callable[[Path, Mapping[str, Any]], Vocabulary]] = staticmethod(load_bpe)
+
+    def add_metadata(self, writer: gguf.GGUFWriter) -> None:
+        super().add_metadata(writer)
+        if (size := self.config.integer("moe_intermediate_size")) is not None:
+            writer.add_expert_feed_forward_length(size)
+        if (size := self.config.integer("shared_expert_intermediate_size")) is not None:
+            writer.add_expert_shared_feed_forward_length(size)
+
+    def transform(self, name: str, tensor: Tensor, block: int | None) -> Iterable[tuple[str, Tensor]]:
+        if name.endswith((".experts.gate_up_proj", ".experts.down_proj")):
+            name += ".weight"
+        if name.endswith(".experts.gate_up_proj.weight"):
+            return split_gate_up(name, tensor)
+        return [(name, tensor)]
+
+
+class Qwen3Moe(Qwen2Moe):
+    """Qwen3MoeForCausalLM."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("Qwen3MoeForCausalLM",)
+    arch: ClassVar[str] = "qwen3moe"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "max_position_embeddings": 32768,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+    }

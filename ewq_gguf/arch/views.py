@@ -1,0 +1,225 @@
+"""Row-wise views: each transform a family needs, answering `raw_rows` from its sources' rows.
+
+A view that only rearranges keeps its source's storage dtype, so that values reach the file untouched
+and 16-bit codes can still be counted; one that computes yields float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ewq_gguf.checkpoint.tensor import AnyArray, DType, F32Array, Tensor
+from ewq_gguf.errors import UnsupportedModelError
+
+
+class Reshape(Tensor):
+    """The same elements under another shape, as numpy's C-order reshape."""
+
+    def __init__(self, source: Tensor, shape: Sequence[int]) -> None:
+        if math.prod(shape) != source.n_elements:
+            raise UnsupportedModelError(f"cannot see a tensor of shape {list(source.shape)} as {list(shape)}")
+        self.shape = tuple(shape)
+        self.dtype = source.dtype
+        self._source = source
+
+    def raw_rows(self, start: int, stop: int) -> AnyArray:
+        ours, theirs = self.row_length, self._source.row_length
+        if ours == theirs or ours * theirs == 0:
+            return self._source.raw_rows(start, stop).reshape(stop - start, ours)
+        first, last = start * ours, stop * ours
+        lower, upper = first // theirs, -(-last // theirs)
+        flat = self._source.raw_rows(lower, upper).reshape(-1)
+        return flat[first - lower * theirs : last - lower * theirs].reshape(stop - start, ours)
+
+
+class SliceRows(Tensor):
+    """Entries start..stop of the outermost dimension."""
+
+    def __init__(self, source: Tensor, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= source.shape[0]:
+            raise UnsupportedModelError(f"cannot take rows {start}..{stop} of shape {list(source.shape)}")
+        self.shape = (stop - start, *source.shape[1:])
+        self.dtype = source.dtype
+        self._source = source
+        self._start = start
+
+    def raw_rows(self, start: int, stop: int) -> AnyArray:
+        if len(self.shape) == 1:
+            return self._source.raw_rows(0, 1)[:, self._start : self._start + self.shape[0]]
+        inner = math.prod(self.shape[1:-1])
+        return self._source.raw_rows(self._start * inner + start, self._start * inner + stop)
+
+
+class ConcatRows(Tensor):
+    """Sources one after another along the outermost dimension; inner shapes and dtypes must agree."""
+
+    def __init__(self, sources: Sequence[Tensor]) -> None:
+        first = sources[0]
+        for other in sources[1:]:
+            if other.shape[1:] != first.shape[1:] or other.dtype is not first.dtype:
+                raise UnsupportedModelError(
+                    f"cannot join tensors of shapes {list(first.shape)} {first.dtype.value} "
+                    f"and {list(other.shape)} {other.dtype.value}"
+                )
+        self.shape = (sum(s.shape[0] for s in sources), *first.shape[1:])
+        self.dtype = first.dtype
+        self._sources = tuple(sources)
+        rows = [s.n_rows if len(self.shape) > 1 else s.shape[0] for s in sources]
+        self._starts = np.concatenate([[0], np.cumsum(rows)])
+
+    def raw_rows(self, start: int, stop: int) -> AnyArray:
+        if len(self.shape) == 1:
+            return np.concatenate([s.raw_rows(0, 1) for s in self._sources], axis=1)[start:stop]
+        index = int(np.searchsorted(self._starts, start, side="right")) - 1
+        parts = []
+        while start < stop:
+            base, end = int(self._starts[index]), int(self._starts[index + 1])
+            if start < end:
+                upper = min(stop, end)
+                parts.append(self._sources[index].raw_rows(start - base, upper - base))
+                start = upper
+            index += 1
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return np.empty((0, self.row_length), dtype=self.dtype.numpy)
+        return np.concatenate(parts)
+
+
+def stack(sources: Sequence[Tensor]) -> Tensor:
+    """Sources of equal shape under a new outermost dimension, as experts are stored: (n, *shape)."""
+    return Reshape(ConcatRows(sources), (len(sources), *sources[0].shape))
+
+
+class TakeRows(Tensor):
+    """Row r of the view is row order[r] of the source: permutations, strides and halves of stacked matrices.
+
+    A read touches the source from the lowest to the highest row it needs, so orders should be local.
+    """
+
+    def __init__(
+        self, source: Tensor, order: npt.NDArray[np.intp], shape: Sequence[int] | None = None
+    ) -> None:
+        """`shape` defaults to the source's own, for a permutation."""
+        self.shape = source.shape if shape is None else tuple(shape)
+        if self.n_rows != len(order) or self.row_length != source.row_length:
+            raise UnsupportedModelError(
+                f"cannot see {len(order)} rows of a tensor of shape {list(source.shape)} as {list(self.shape)}"
+            )
+        self.dtype = source.dtype
+        self._source = source
+        self._order = order
+
+    def raw_rows(self, start: int, stop: int) -> AnyArray:
+        order = self._order[start:stop]
+        if len(order) == 0:
+            return np.empty((0, self.row_length), dtype=self.dtype.numpy)
+        lower, upper = int(order.min()), int(order.max()) + 1
+        return self._source.raw_rows(lower, upper)[order - lower]
+
+
+def take(source: Tensor, index: slice | npt.NDArray[np.intp]) -> Tensor:
+    """`source[..., index, :]`: rows chosen alike in every matrix of a stack; of a 1-d tensor, its elements."""
+    if len(source.shape) == 1:
+        return Reshape(take(Reshape(source, (source.shape[0], 1)), index), (_length(source.shape[0], index),))
+    per_matrix = source.shape[-2]
+    rows = np.arange(source.n_rows).reshape(-1, per_matrix)[:, index]
+    return TakeRows(source, rows.reshape(-1), (*source.shape[:-2], rows.shape[1], source.shape[-1]))
+
+
+def _length(n: int, index: slice | npt.NDArray[np.intp]) -> int:
+    return len(range(n)[index]) if isinstance(index, slice) else len(index)
+
+
+def permute_heads(source: Tensor, n_head: int) -> Tensor:
+    """Interleave the two halves of each attention head's rows, as llama.cpp's rotary embedding wants them.
+
+    Source: conversion/llama.py (permute). Works on weights (rows) and on 1-d biases.
+    """
+    rows = source.shape[0]
+    if n_head <= 0 or rows % (2 * n_head):
+        raise UnsupportedModelError(
+            f"a projection of {rows} rows cannot be divided among {n_head} attention heads; config.json does not fit"
+        )
+    head = rows // n_head
+    return take(source, np.arange(rows).reshape(n_head, 2, head // 2).swapaxes(1, 2).reshape(-1))
+
+
+class Transpose(Tensor):
+    """Rows and columns exchanged, in each matrix of a stack (GPT-2's Conv1D weights, fused experts).
+
+    Each read takes the columns it needs from every row of the matrix, a band of rows at a time.
+    """
+
+    _BAND_BYTES = 8 << 20
+
+    def __init__(self, source: Tensor) -> None:
+        if len(source.shape) < 2:
+            raise UnsupportedModelError(f"cannot transpose a tensor of shape {list(source.shape)}")
+        self.shape = (*source.shape[:-2], source.shape[-1], source.shape[-2])
+        self.dtype = source.dtype
+        self._source = source
+
+    def raw_rows(self, start: int, stop: int) -> AnyArray:
+        out = np.empty((stop - start, self.row_length), dtype=self.dtype.numpy)
+        per_matrix = self.shape[-2]
+        while start < stop:
+            matrix, first = divmod(start, per_matrix)
+            last = min(first + stop - start, per_matrix)
+            self._fill(out[len(out) - (stop - start) :][: last - first], matrix, first, last)
+            start += last - first
+        return out
+
+    def _fill(self, out: AnyArray, matrix: int, first: int, last: int) -> None:
+        source, length = self._source, self.row_length
+        band = max(1, self._BAND_BYTES // max(1, source.row_length * self.dtype.itemsize))
+        for lower in range(0, length, band):
+            upper = min(lower + band, length)
+            rows = source.raw_rows(matrix * length + lower, matrix * length + upper)
+            out[:, lower:upper] = rows[:, first:last].T
+
+
+class PadRows(Tensor):
+    """The source followed by rows of zeros, up to `n` entries of the outermost dimension."""
+
+    def __init__(self, source: Tensor, n: int) -> None:
+        self.shape = (n, *source.shape[1:])
+        self.dtype = source.dtype
+        self._source = source
+
+    def raw_rows(self, start: int, stop: int) -> AnyArray:
+        have = self._source.n_rows
+        out = np.zeros((stop - start, self.row_length), dtype=self.dtype.numpy)
+        if start < have:
+            out[: min(stop, have) - start] = self._source.raw_rows(start, min(stop, have))
+        return out
+
+
+class Computed(Tensor):
+    """A float32 function of the source's float32 rows that keeps the row length: norms plus one, scales.
+
+    `function(rows, start)` gets the decoded rows and the number of the first.
+    """
+
+    def __init__(self, source: Tensor, function: Callable[[F32Array, int], F32Array]) -> None:
+        self.shape = source.shape
+        self.dtype = DType.F32
+        self._source = source
+        self._function = function
+
+    def raw_rows(self, start: int, stop: int) -> AnyArray:
+        return self._function(self._source.rows(start, stop), start)
+
+
+def plus_one(source: Tensor) -> Tensor:
+    """Weights plus one: norms that are stored as offsets from one.
+
+    The sum is rounded to F16 for an F16 source, as in llama.cpp's converter, and exact in float32 otherwise.
+    """
+    if source.dtype is DType.F16:
+        return Computed(source, lambda rows, _: (rows.astype(np.float16) + np.float16(1)).astype(np.float32))
+    return Computed(source, lambda rows, _: rows + np.float32(1.0))
