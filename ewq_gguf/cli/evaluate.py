@@ -1,0 +1,247 @@
+"""`ewq-gguf evaluate`: perplexity, divergence, baseline caches, multiple choice and speed of GGUF files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ewq_gguf.cli.terminal import Terminal, format_bytes
+from ewq_gguf.evaluation.engine import Settings
+from ewq_gguf.evaluation.native import CACHE_TYPES
+
+F = TypeVar("F", bound=Callable[..., Any])
+_path = click.Path(path_type=Path)
+
+files_argument = click.argument("files", nargs=-1, required=True, metavar="GGUF...", type=_path)
+text_option = click.option("--text", type=_path, required=True, metavar="FILE", help="The text to predict.")
+chunks_option = click.option(
+    "--chunks", type=click.IntRange(1), help="Contexts at most; the whole text by default."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+
+
+def settings_options(function: F) -> F:
+    """Options of `Settings`, each under its own name."""
+    kinds = click.Choice(list(CACHE_TYPES), case_sensitive=False)
+    for option in (
+        click.option("--cache-type-v", type=kinds, help="Type of the V cache (default f16)."),
+        click.option("--cache-type-k", type=kinds, help="Type of the K cache (default f16)."),
+        click.option("--threads", "n_threads", type=click.IntRange(1, 1024), help="Default: physical cores."),
+        click.option(
+            "--n-batch", type=click.IntRange(1), default=2048, show_default=True, help="Tokens per call."
+        ),
+        click.option(
+            "--n-ctx", type=click.IntRange(4), default=512, show_default=True, help="Tokens per context."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@click.group("evaluate")
+def evaluate() -> None:
+    """Measure GGUF files, several side by side."""
+
+
+@evaluate.command("perplexity")
+@files_argument
+@text_option
+@click.option(
+    "--baseline", type=_path, metavar="GGUF", help="Compare with this file as well (see divergence)."
+)
+@chunks_option
+@settings_options
+@json_option
+@click.pass_obj
+def perplexity_command(
+    terminal: Terminal,
+    /,
+    files: tuple[Path, ...],
+    text: Path,
+    baseline: Path | None,
+    chunks: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Perplexity of each file by llama-perplexity's rule, with its standard error."""
+    from ewq_gguf.evaluation.perplexity import perplexity
+
+    if baseline is not None:
+        _divergence(terminal, files, baseline, text, chunks, as_json, Settings(**options))
+        return
+    results = []
+    with terminal.progress() as progress:
+        for path in files:
+
+            def update(done: int, total: int, name: str = path.name) -> None:
+                progress(name, done, total)
+
+            results.append(
+                perplexity(path, text, settings=Settings(**options), chunks=chunks, progress=update)
+            )
+    if as_json:
+        terminal.json({"text": str(text), **options, "files": [r.as_json() for r in results]})
+        return
+    columns = [
+        ("file", False),
+        ("size", True),
+        ("perplexity", True),
+        ("+/-", True),
+        ("tokens", True),
+        ("s", True),
+    ]
+    rows = [
+        [
+            r.file.name,
+            format_bytes(r.n_bytes),
+            f"{r.ppl:.4f}",
+            f"{r.ppl_se:.4f}",
+            f"{r.tokens:,}",
+            f"{r.seconds:.1f}",
+        ]
+        for r in results
+    ]
+    first = results[0]
+    terminal.table(f"perplexity of {text.name}", columns, rows, f"{first.chunks} contexts of {first.n_ctx}")
+
+
+@evaluate.command("divergence")
+@files_argument
+@click.option("--text", type=_path, metavar="FILE", help="The text; a baseline cache brings its own.")
+@click.option("--baseline", type=_path, required=True, metavar="FILE",
+              help="A GGUF, a cache of `evaluate baseline`, or a --kl-divergence-base.")  # fmt: skip
+@chunks_option
+@settings_options
+@json_option
+@click.pass_obj
+def divergence_command(
+    terminal: Terminal,
+    /,
+    files: tuple[Path, ...],
+    text: Path | None,
+    baseline: Path,
+    chunks: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """KL divergence and agreement of each file with a baseline, and of the files with one another."""
+    _divergence(terminal, files, baseline, text, chunks, as_json, Settings(**options))
+
+
+def _divergence(
+    terminal: Terminal,
+    files: tuple[Path, ...],
+    baseline: Path,
+    text: Path | None,
+    chunks: int | None,
+    as_json: bool,
+    settings: Settings,
+) -> None:
+    from ewq_gguf.evaluation.divergence import divergence
+    from ewq_gguf.evaluation.paired import compare_all
+
+    with terminal.progress() as progress:
+        results = divergence(
+            files,
+            baseline,
+            text,
+            settings=settings,
+            chunks=chunks,
+            progress=lambda done, total: progress("divergence", done, total),
+        )
+    pairs = compare_all(results)
+    if as_json:
+        terminal.json(
+            {
+                "baseline": str(baseline),
+                "text": None if text is None else str(text),
+                "files": [r.as_json() for r in results],
+                "pairs": [pair.as_json() for pair in pairs],
+            }
+        )
+        return
+    columns = [("", False), *((r.file.name, True) for r in results)]
+
+    def row(name: str, show: Callable[[Any], str]) -> list[str]:
+        return [name, *(show(r) for r in results)]
+
+    def se(value: float, error: float, scale: float = 1.0, digits: int = 4) -> str:
+        return f"{value * scale:.{digits}f} +/- {error * scale:.{digits}f}"
+
+    rows = [
+        row("size", lambda r: format_bytes(r.n_bytes)),
+        row("perplexity", lambda r: se(r.ppl, r.ppl_se)),
+        row("ln(ppl / baseline's)", lambda r: se(r.ln_ppl_ratio, r.ln_ppl_ratio_se, digits=5)),
+        row("correlation of nll, %", lambda r: f"{100 * r.correlation:.2f}"),
+        row("KLD mean", lambda r: se(r.mean_kld, r.mean_kld_se, digits=6)),
+        row("KLD median", lambda r: f"{r.median_kld:.6f}"),
+        row("KLD 90 %", lambda r: f"{r.p90_kld:.6f}"),
+        row("KLD 95 %", lambda r: f"{r.p95_kld:.6f}"),
+        row("KLD 99 %", lambda r: f"{r.p99_kld:.6f}"),
+        row("KLD 99.9 %", lambda r: f"{r.p999_kld:.6f}"),
+        row("KLD max", lambda r: f"{r.max_kld:.6f}"),
+        row("delta p mean, %", lambda r: se(r.mean_delta_p, r.mean_delta_p_se, 100, 3)),
+        row("delta p RMS, %", lambda r: se(r.rms_delta_p, r.rms_delta_p_se, 100, 3)),
+        row("same top token, %", lambda r: se(r.top1_agreement, r.top1_agreement_se, 100, 2)),
+    ]
+    if any(r.kld_error for r in results):
+        rows.append(row("KLD lost by the cache", lambda r: f"{r.kld_error or 0:.2g}"))
+    first = results[0]
+    caption = (
+        f"baseline {baseline.name}, perplexity {first.baseline_ppl:.4f}; "
+        f"{first.tokens:,} tokens in {first.chunks} contexts of {first.n_ctx}; KLD in nats"
+    )
+    terminal.table("divergence from the baseline", columns, rows, caption)
+    for pair in pairs:
+        terminal.result(pair.sentence)
+
+
+@evaluate.command("baseline")
+@click.argument("model", metavar="GGUF", type=_path)
+@text_option
+@click.option("--output", "-o", type=_path, required=True, metavar="FILE", help="Where the cache goes.")
+@click.option("--form", type=click.Choice(["f32", "u16", "topk"]), default="u16", show_default=True,
+              help="Exact logits, 16-bit log-probabilities (half the size), or top tokens only.")  # fmt: skip
+@click.option("--top-k", type=click.IntRange(1), default=256, show_default=True, help="Tokens kept by topk.")
+@chunks_option
+@settings_options
+@json_option
+@click.pass_obj
+def baseline_command(
+    terminal: Terminal,
+    /,
+    model: Path,
+    text: Path,
+    output: Path,
+    form: str,
+    top_k: int,
+    chunks: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Keep a baseline's distributions in a file, so that later comparisons need not run it again."""
+    from ewq_gguf.evaluation.baseline_cache import write_baseline
+
+    with terminal.progress() as progress:
+        header = write_baseline(
+            model,
+            text,
+            output,
+            form=form,
+            top_k=top_k,
+            settings=Settings(**options),
+            chunks=chunks,
+            progress=lambda done, total: progress("baseline", done, total),
+        )
+    if as_json:
+        terminal.json({"file": str(output), "bytes": header.n_bytes, **header.as_json()})
+        return
+    lost = {
+        "f32": "exact",
+        "u16": f"rounding costs {header.rounding:.2g} nats",
+        "topk": f"{header.tail:.2%} of the probability is merged",
+    }[form]
+    terminal.result(f"{output}: {header.chunks} contexts, {format_bytes(header.n_bytes)}, {lost}")

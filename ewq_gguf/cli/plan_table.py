@@ -1,0 +1,60 @@
+"""A plan as tables that a person likes to read: by block, then totals."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ewq_gguf.allocation.plan import Plan, PlannedTensor
+from ewq_gguf.cli.terminal import Terminal, format_bytes
+from ewq_gguf.ggml.types import GGMLType
+from ewq_gguf.model import block_of
+
+
+def _types_of(tensors: list[PlannedTensor]) -> str:
+    """Types of a block's matrices, the one with most weights first, then exceptions by name."""
+    weights: Counter[GGMLType] = Counter()
+    for t in tensors:
+        if len(t.shape) >= 2:
+            weights[t.type] += t.n_elements
+    if not weights:
+        weights.update(t.type for t in tensors)
+    return " ".join(kind.name for kind, _ in weights.most_common())
+
+
+def show_plan(terminal: Terminal, plan: Plan, source_bytes: int | None = None) -> None:
+    """Per block: entropy and class where the method has them, types and bytes; then fallbacks and totals."""
+    verdicts = {b["index"]: b for b in plan.parameters.get("blocks", [])}
+    groups: dict[int | None, list[PlannedTensor]] = {}
+    for t in plan.tensors:
+        groups.setdefault(block_of(t.name), []).append(t)
+    columns = [("block", True), ("types", False), ("weights", True), ("bytes", True), ("bpw", True)]
+    if verdicts:
+        columns[1:1] = [("entropy", True), ("class", False)]
+    rows = []
+    for block in sorted(groups, key=lambda b: (b is not None, b or 0)):
+        tensors = groups[block]
+        weights, nbytes = sum(t.n_elements for t in tensors), sum(t.nbytes for t in tensors)
+        row = ["other" if block is None else str(block), _types_of(tensors)]
+        if verdicts:
+            verdict = verdicts.get(block) if block is not None else None
+            row[1:1] = [f"{verdict['entropy']:.9f}", verdict["class"]] if verdict else ["", ""]
+        rows.append([*row, f"{weights:,}", f"{nbytes:,}", f"{8 * nbytes / max(1, weights):.2f}"])
+    caption = ""
+    if "mu" in plan.parameters:
+        p = plan.parameters
+        caption = (
+            f"mu {p['mu']:.9f}, sigma {p['sigma']:.3g}, T = mu - {p['x']:g} sigma = {p['threshold']:.9f}"
+        )
+    terminal.table(f"{plan.arch}: {plan.method}", columns, rows, caption)
+    fallen = [t for t in plan.tensors if t.type != t.wanted]
+    if fallen:
+        shown = [[t.name, t.wanted.name, t.type.name, str(t.shape[-1])] for t in fallen]
+        terminal.table(
+            "rows that fit no block of the wanted type",
+            [("tensor", False), ("wanted", False), ("stored", False), ("row length", True)],
+            shown,
+        )
+    total = f"{format_bytes(plan.data_bytes)} of weights, {plan.bpw:.2f} bits per weight"
+    if source_bytes:
+        total += f"; {plan.data_bytes / source_bytes:.2f} of the source's {format_bytes(source_bytes)}"
+    terminal.result(total)

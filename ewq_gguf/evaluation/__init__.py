@@ -1,0 +1,1 @@
+"""Measuring GGUF files with llama.cpp: perplexity, divergence, choices, speed."""

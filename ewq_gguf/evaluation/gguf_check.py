@@ -1,0 +1,162 @@
+"""Is a GGUF file whole? Checked before llama.cpp sees it.
+
+llama.cpp answers a damaged file with a null pointer, or dies while it reads mapped memory past the
+end of the file. The header says where every tensor lies, so the question can be settled without it.
+Source of the layout: docs/gguf.md of ggml.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from ewq_gguf.errors import EvaluationError
+
+_SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_STRING, _ARRAY, _UINT32 = 8, 9, 4
+_MAX_DIMENSIONS = 4
+_KNOWN_TYPES = frozenset(int(ggml_type) for ggml_type in GGMLQuantizationType)
+_PLAIN = frozenset({"F64", "F32", "F16", "BF16", "I8", "I16", "I32", "I64"})
+
+
+@dataclass(frozen=True)
+class GgufSummary:
+    """What the header of a whole file says.
+
+    Attributes:
+        architecture: `general.architecture`, empty if absent.
+        n_tensors: tensors in this file (one part of a split model).
+        quantized: whether any tensor is stored in a block-quantized type.
+        n_bytes: size of the file in bytes.
+    """
+
+    architecture: str
+    n_tensors: int
+    quantized: bool
+    n_bytes: int
+
+
+class _Cursor:
+    """Reads little-endian fields and refuses to step past the end of the file."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data = data
+        self.at = 0
+
+    def skip(self, n: int) -> int:
+        start = self.at
+        if n > len(self.data) - start:
+            raise struct.error(f"{n} bytes wanted at byte {start}")
+        self.at = start + n
+        return start
+
+    def number(self, code: str) -> int:
+        start = self.skip(struct.calcsize("<" + code))
+        return int(struct.unpack_from("<" + code, self.data, start)[0])
+
+    def string(self) -> bytes:
+        n = self.number("Q")
+        start = self.skip(n)
+        return self.data[start : start + n]
+
+    def value(self, kind: int) -> bytes | int | None:
+        """Read a string, a UINT32, or step over any other value."""
+        if kind == _STRING:
+            return self.string()
+        if kind == _UINT32:
+            return self.number("I")
+        if kind in _SCALAR_BYTES:
+            self.skip(_SCALAR_BYTES[kind])
+            return None
+        if kind != _ARRAY:
+            raise ValueError(f"unknown metadata type {kind} at byte {self.at}")
+        item, count = self.number("I"), self.number("Q")
+        if item in _SCALAR_BYTES:
+            self.skip(_SCALAR_BYTES[item] * count)
+            return None
+        if item not in (_STRING, _ARRAY) or count > len(self.data):
+            raise ValueError(f"unusable metadata array at byte {self.at}")
+        for _ in range(count):
+            self.value(item)
+        return None
+
+
+def check_gguf(path: Path) -> GgufSummary:
+    """Read the header and compare every tensor's place with the size of the file.
+
+    Raises:
+        EvaluationError: the file is missing, empty, not GGUF, of an unknown version, or truncated.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size < 24:
+                raise EvaluationError(
+                    f"{path} is not a GGUF file: it has {size} bytes; convert the model again"
+                )
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _scan(path, _Cursor(data))
+    except FileNotFoundError:
+        raise EvaluationError(f"{path} does not exist; give the path of a GGUF file") from None
+    except IsADirectoryError:
+        raise EvaluationError(f"{path} is a folder; give the path of a GGUF file inside it") from None
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (struct.error, ValueError, OverflowError, RecursionError) as error:
+        raise EvaluationError(
+            f"{path} is truncated or damaged: its header breaks off ({error}); download or convert it again"
+        ) from None
+
+
+def _scan(path: Path, cursor: _Cursor) -> GgufSummary:
+    size = len(cursor.data)
+    magic = cursor.data[:4]
+    if magic != b"GGUF":
+        raise EvaluationError(f"{path} is not a GGUF file: it starts with {magic!r} instead of b'GGUF'")
+    cursor.skip(4)
+    version = cursor.number("I")
+    if version not in (2, 3):
+        raise EvaluationError(
+            f"{path} has GGUF version {version}; versions 2 and 3 in little-endian order can be read"
+        )
+    n_tensors, n_values = cursor.number("Q"), cursor.number("Q")
+    architecture, alignment = "", 32
+    for _ in range(n_values):
+        key = cursor.string()
+        value = cursor.value(cursor.number("I"))
+        if key == b"general.architecture" and isinstance(value, bytes):
+            architecture = value.decode("utf-8", "replace")
+        elif key == b"general.alignment" and isinstance(value, int) and value > 0:
+            alignment = value
+    places: list[tuple[bytes, int, int]] = []
+    quantized = False
+    for _ in range(n_tensors):
+        name = cursor.string()
+        n_dimensions = cursor.number("I")
+        if n_dimensions > _MAX_DIMENSIONS:
+            raise ValueError(f"tensor {name[:64]!r} has {n_dimensions} dimensions")
+        shape = [cursor.number("Q") for _ in range(n_dimensions)]
+        kind, offset = cursor.number("I"), cursor.number("Q")
+        n_bytes = 0
+        # A type newer than the gguf package has no known size: llama.cpp decides about it.
+        if kind in _KNOWN_TYPES:
+            ggml_type = GGMLQuantizationType(kind)
+            block, block_bytes = GGML_QUANT_SIZES[ggml_type]
+            n_bytes = math.prod(shape) // block * block_bytes
+            quantized |= ggml_type.name not in _PLAIN
+        else:
+            quantized = True
+        places.append((name, offset, n_bytes))
+    start = -(-cursor.at // alignment) * alignment
+    for name, offset, n_bytes in places:
+        if start + offset + n_bytes > size:
+            raise EvaluationError(
+                f"{path} is truncated: tensor {name.decode('utf-8', 'replace')} ends at byte "
+                f"{start + offset + n_bytes:,}, the file at {size:,}; download or convert it again"
+            )
+    return GgufSummary(architecture, n_tensors, quantized, size)

@@ -1,0 +1,1 @@
+"""Tiny checkpoints with made-up weights, one for every model family and config variant; numpy only."""

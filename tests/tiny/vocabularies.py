@@ -1,0 +1,124 @@
+"""Tiny tokenizers written by hand: SentencePiece, byte-level BPE, and BPE with byte fallback."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PRE = "qwen2"
+_SPACE = "\u2581"
+_PAIRS = ("th", "he", "in", "er", "an", "re", "on", "at", "en", "nd", "ti", "es", "or", "te", "of")
+_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _field(number: int, value: int | bytes | float) -> bytes:
+    """One field of a protocol buffer."""
+    if isinstance(value, float):
+        return _varint(number << 3 | 5) + struct.pack("<f", value)
+    if isinstance(value, bytes):
+        return _varint(number << 3 | 2) + _varint(len(value)) + value
+    return _varint(number << 3) + _varint(value)
+
+
+def write_sentencepiece(folder: Path, specials: tuple[str, ...] = ("<unk>", "<s>", "</s>")) -> int:
+    """A BPE model with byte fallback in tokenizer.model; the number of its pieces."""
+    pieces = [(text, 0.0, _UNKNOWN if text == "<unk>" else _CONTROL) for text in specials]
+    pieces += [(f"<0x{i:02X}>", 0.0, _BYTE) for i in range(256)]
+    texts = [*_PAIRS, f"{_SPACE}th", f"{_SPACE}the", _SPACE, *"etaoinshrdlu"]
+    pieces += [(text, -float(rank), _NORMAL) for rank, text in enumerate(texts)]
+    data = b"".join(
+        _field(1, _field(1, text.encode()) + _field(2, score) + _field(3, kind))
+        for text, score, kind in pieces
+    )
+    ids = {name: specials.index(name) for name in specials}
+    trainer = _field(3, 2) + _field(35, 1) + _field(40, ids["<unk>"])
+    trainer += _field(41, ids.get("<s>", ids.get("<bos>", 0))) + _field(
+        42, ids.get("</s>", ids.get("<eos>", 0))
+    )
+    data += _field(2, trainer) + _field(
+        3, _field(1, b"identity") + _field(3, 1) + _field(4, 0) + _field(5, 1)
+    )
+    (folder / "tokenizer.model").write_bytes(data)
+    return len(pieces)
+
+
+def _byte_letters() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes, by byte."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(b) if b in plain else chr(next(others)) for b in range(256)]
+
+
+def _added(token_id: int, text: str, special: bool = True) -> dict[str, object]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": token_id, "content": text, "special": special, **flags}
+
+
+def write_bpe(folder: Path, added: tuple[str, ...] = ("<|endoftext|>",)) -> int:
+    """A byte-level BPE tokenizer.json that splits as Qwen2's does; the number of its tokens."""
+    letters = _byte_letters()
+    space = letters[ord(" ")]
+    merges = [(a, b) for a, b in _PAIRS] + [(space, "th"), (f"{space}th", "e")]
+    texts = [*letters, *("".join(pair) for pair in merges)]
+    tokens = [_added(len(texts) + i, text) for i, text in enumerate(added)]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    split = {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False}
+    document = {
+        "version": "1.0",
+        "added_tokens": tokens,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {text: i for i, text in enumerate(texts)},
+            "merges": [" ".join(pair) for pair in merges],
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": added[0], "add_bos_token": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return len(texts) + len(added)
+
+
+def write_fallback_bpe(folder: Path, specials: tuple[str, ...]) -> int:
+    """A tokenizer.json of SentencePiece's kind (spaces as U+2581, bytes as <0x..>); the number of its tokens."""
+    texts = [*specials, *(f"<0x{i:02X}>" for i in range(256)), _SPACE, *"etaoinshrdlufg"]
+    merges = [(a, b) for a, b in _PAIRS] + [(_SPACE, "th"), (f"{_SPACE}th", "e")]
+    texts += ["".join(pair) for pair in merges]
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+    back = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
+    document = {
+        "version": "1.0",
+        "added_tokens": [_added(i, text) for i, text in enumerate(specials)],
+        "normalizer": spaces,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {text: i for i, text in enumerate(texts)},
+            "merges": [" ".join(pair) for pair in merges],
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return len(texts)
