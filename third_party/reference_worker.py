@@ -1,4 +1,4 @@
-"""Runs llama.cpp's own converter on many folders in one process; started by reference.py, not by hand.
+"""Runs llama.cpp's own converter on many folders in one process; started by reference_converter.py, not by hand.
 
 Reads one JSON object per line from stdin: {"folder", "target", "type", "pre"}, answers each with one line
 {"error": null or text} on stdout. argv: the folder of llama.cpp's source.

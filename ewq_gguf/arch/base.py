@@ -46,12 +46,18 @@ class Family:
         architectures: names in config.json's `architectures` that it serves.
         arch: GGUF architecture name.
         defaults: config values that the reference library assumes when config.json is silent.
+        fills_head_dim: whether the reference library works out a missing head_dim, which then is written as
+            key and value length.
+        more_names: Hugging Face name -> GGUF name where gguf's table lacks one, without the suffix after the
+            last dot; {bid} stands for the block.
         load_vocabulary: how its tokenizer files are read.
     """
 
     architectures: ClassVar[tuple[str, ...]] = ()
     arch: ClassVar[str] = ""
     defaults: ClassVar[Mapping[str, Any]] = {}
+    fills_head_dim: ClassVar[bool] = False
+    more_names: ClassVar[Mapping[str, str]] = {}
     load_vocabulary: ClassVar[Callable[[Path, Mapping[str, Any]], Vocabulary]] = staticmethod(load_vocabulary)
 
     def __init__(self, config: Mapping[str, Any], sources: Mapping[str, Tensor]) -> None:
@@ -60,6 +66,7 @@ class Family:
         self.n_blocks = self.count_blocks()
         self.rope = rope_parameters(self.config)
         renamed = {new: tensor for name, tensor in sources.items() if (new := self.rename(name)) is not None}
+        self.n_left_out = sum(bool(_OTHER_MODALITIES.search(name)) for name in sources)
         self.sources = self.prepare_sources(renamed)
         self._names = self.name_map()
 
@@ -67,9 +74,12 @@ class Family:
 
     def prepare_config(self, config: Config) -> Config:
         """Fill in values that depend on others; called once, first."""
+        heads = config.integer("num_attention_heads", minimum=1)
         if "num_key_value_heads" in self.defaults and config.find("num_key_value_heads") is None:
-            heads = config.integer("num_attention_heads", minimum=1)
-            return config.updated(num_key_value_heads=heads)
+            config = config.updated(num_key_value_heads=heads)
+        if self.fills_head_dim and config.find("head_dim") is None:
+            width = config.required("hidden_size")
+            config = config.updated(head_dim=width // config.required("num_attention_heads"))
         return config
 
     def count_blocks(self) -> int:
@@ -140,6 +150,17 @@ class Family:
             writer.add_key_length(head_dim)
             writer.add_value_length(head_dim)
 
+    def add_folder_metadata(self, writer: gguf.GGUFWriter, folder: Path) -> None:
+        """Write what other files of the checkpoint say, such as how an embedding model pools."""
+
+    def notes(self) -> list[str]:
+        """Sentences about what the conversion leaves out, worth a line on the terminal."""
+        if not self.n_left_out:
+            return []
+        return [
+            f"{self.n_left_out} tensors for images or sound are left out; the file holds the language model"
+        ]
+
     # What stays ----------------------------------------------------------------------------------
 
     def _add_experts(self, writer: gguf.GGUFWriter) -> None:
@@ -164,14 +185,24 @@ class Family:
             writer.add_uint32(f"{self.arch}.expert_gating_func", _EXPERT_GATING[gating])
 
     def name_map(self) -> Callable[[str], str | None]:
-        """A function from Hugging Face to GGUF names; by default gguf's own table."""
+        """A function from Hugging Face to GGUF names: gguf's own table, then `more_names`."""
         arch = next((a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == self.arch), None)
         if arch is None:
             raise UnsupportedModelError(
                 f"the installed gguf package does not know the architecture {self.arch!r}; upgrade gguf"
             )
         table = gguf.get_tensor_name_map(arch, self.n_blocks)
-        return lambda name: table.get_name(name, try_suffixes=(".weight", ".bias"))
+
+        def find(name: str) -> str | None:
+            known: str | None = table.get_name(name, try_suffixes=(".weight", ".bias"))
+            if known is not None or not self.more_names:
+                return known
+            stem, _, suffix = name.rpartition(".")
+            block = block_number(name)
+            new = self.more_names.get(stem.replace(f".{block}.", ".{bid}.", 1))
+            return None if new is None else f"{new.format(bid=block)}.{suffix}"
+
+        return find
 
     def tensors(self) -> Iterator[ModelTensor]:
         """Every tensor of the GGUF file, in the order of writing.

@@ -51,9 +51,7 @@ class Cohere2(ByteLevelFamily):
         "rotary_pct": 1.0,
     }
 
-    def prepare_config(self, config: Config) -> Config:
-        width, heads = config.required("hidden_size"), config.required("num_attention_heads")
-        return super().prepare_config(Config(config, {"head_dim": width // heads}))
+    fills_head_dim: ClassVar[bool] = True
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         super().add_metadata(writer)

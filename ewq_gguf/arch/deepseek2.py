@@ -11,7 +11,9 @@ import gguf
 
 from ewq_gguf.arch.base import Family
 from ewq_gguf.arch.config import Config, finite
+from ewq_gguf.arch.glm4 import GLM_IDS
 from ewq_gguf.arch.views import Reshape, Transpose, take
+from ewq_gguf.arch.vocabularies import with_default_ids
 from ewq_gguf.checkpoint.tensor import Tensor
 from ewq_gguf.errors import UnsupportedModelError
 from ewq_gguf.vocab import Vocabulary, load_bpe
@@ -64,10 +66,11 @@ class Deepseek2(Family):
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         super().add_metadata(writer)
         config = self.config
-        n_experts = config.integer("n_routed_experts")
         dense = config.integer("first_k_dense_replace")
         if dense is None:
-            dense = 0 if n_experts is not None else config.required("num_hidden_layers")
+            dense = (
+                0 if config.integer("n_routed_experts") is not None else config.required("num_hidden_layers")
+            )
         rank, rope = config.required("kv_lora_rank"), config.required("qk_rope_head_dim")
         writer.add_leading_dense_block_count(dense)
         writer.add_vocab_size(config.required("vocab_size"))
@@ -79,8 +82,6 @@ class Deepseek2(Family):
         writer.add_key_length_mla(config.required("qk_nope_head_dim") + rope)
         writer.add_value_length_mla(config.required("v_head_dim"))
         writer.add_expert_feed_forward_length(config.required("moe_intermediate_size", "intermediate_size"))
-        if n_experts is not None:
-            writer.add_expert_count(n_experts)
         writer.add_expert_shared_count(config.integer("n_shared_experts") or 0)
         if (scale := config.number("routed_scaling_factor")) is not None:
             writer.add_expert_weights_scale(scale)
@@ -125,3 +126,52 @@ class Deepseek3(Deepseek2):
         "routed_scaling_factor": 2.5,
         "topk_group": 4,
     }
+
+
+class Glm4MoeLite(Deepseek2):
+    """Glm4MoeLiteForCausalLM (GLM-4.7-Flash): DeepSeek's layout; layers that look ahead stay behind the others."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("Glm4MoeLiteForCausalLM",)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "kv_lora_rank": 512,
+        "max_position_embeddings": 202752,
+        "moe_intermediate_size": 1536,
+        "n_group": 1,
+        "n_routed_experts": 64,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_experts_per_tok": 4,
+        "num_key_value_heads": 20,
+        "q_lora_rank": 768,
+        "qk_nope_head_dim": 192,
+        "qk_rope_head_dim": 64,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "routed_scaling_factor": 1.8,
+        "topk_group": 1,
+        "v_head_dim": 256,
+    }
+    more_names: ClassVar[Mapping[str, str]] = {
+        "model.layers.{bid}.eh_proj": "blk.{bid}.nextn.eh_proj",
+        "model.layers.{bid}.embed_tokens": "blk.{bid}.nextn.embed_tokens",
+        "model.layers.{bid}.enorm": "blk.{bid}.nextn.enorm",
+        "model.layers.{bid}.hnorm": "blk.{bid}.nextn.hnorm",
+        "model.layers.{bid}.shared_head.head": "blk.{bid}.nextn.shared_head_head",
+        "model.layers.{bid}.shared_head.norm": "blk.{bid}.nextn.shared_head_norm",
+    }
+
+    @property
+    def n_ahead(self) -> int:
+        """Layers that predict several tokens ahead."""
+        return self.config.integer("num_nextn_predict_layers") or 0
+
+    def count_blocks(self) -> int:
+        return super().count_blocks() + self.n_ahead
+
+    def add_metadata(self, writer: gguf.GGUFWriter) -> None:
+        super().add_metadata(writer)
+        if self.n_ahead:
+            writer.add_nextn_predict_layers(self.n_ahead)
+
+    def adjust_vocabulary(self, vocabulary: Vocabulary) -> Vocabulary:
+        return with_default_ids(vocabulary, GLM_IDS)

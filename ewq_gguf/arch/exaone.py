@@ -1,7 +1,8 @@
-"""LG's EXAONE 3 and 3.5, and EXAONE 4."""
+"""LG's EXAONE 3 and 3.5, EXAONE 4, and K-EXAONE."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -13,6 +14,14 @@ from ewq_gguf.arch.config import finite
 from ewq_gguf.arch.rope import llama3_factors
 from ewq_gguf.checkpoint.tensor import ArrayTensor, Tensor
 from ewq_gguf.errors import UnsupportedModelError
+
+_DRAFT_LAYER = re.compile(r"^mtp\.layers\.(\d{1,4})\.(.+)$")
+_DRAFT_SHARED = {
+    "mtp.fc": "eh_proj",
+    "mtp.pre_fc_norm_embedding": "enorm",
+    "mtp.pre_fc_norm_hidden": "hnorm",
+    "mtp.norm": "shared_head.norm",
+}
 
 
 class Exaone(ByteLevelFamily):
@@ -80,3 +89,60 @@ class Exaone4(Exaone):
             return [pattern[i % len(pattern)] == "L" for i in range(self.n_blocks)]
         period = self.config.integer("sliding_window_pattern", minimum=1) or 4
         return [(i + 1) % period != 0 for i in range(self.n_blocks)]
+
+
+class ExaoneMoe(Exaone4):
+    """ExaoneMoeForCausalLM (K-EXAONE): EXAONE 4's attention, a mixture of experts, perhaps a draft head."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM")
+    arch: ClassVar[str] = "exaone-moe"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **Exaone4.defaults,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "num_shared_experts": 1,
+        "moe_intermediate_size": 1024,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+    }
+
+    def count_blocks(self) -> int:
+        return super().count_blocks() + (self.config.integer("num_nextn_predict_layers") or 0)
+
+    def add_metadata(self, writer: gguf.GGUFWriter) -> None:
+        super().add_metadata(writer)
+        config = self.config
+        width, shared = (
+            config.required("moe_intermediate_size"),
+            config.required("num_shared_experts", minimum=0),
+        )
+        writer.add_expert_feed_forward_length(width)
+        writer.add_expert_shared_count(shared)
+        writer.add_expert_shared_feed_forward_length(width * shared)
+        writer.add_expert_weights_scale(config.required_number("routed_scaling_factor"))
+        writer.add_expert_weights_norm(config.find("norm_topk_prob") is True)
+        writer.add_leading_dense_block_count(
+            config.integer("first_k_dense_replace", "first_last_k_dense_replace") or 0
+        )
+        writer.add_nextn_predict_layers(config.integer("num_nextn_predict_layers") or 0)
+        writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+
+    def rename(self, name: str) -> str | None:
+        if match := _DRAFT_LAYER.match(name):
+            name = f"model.layers.{int(match[1]) + self._n_main}.{match[2]}"
+        return super().rename(name)
+
+    @property
+    def _n_main(self) -> int:
+        return self.config.required("num_hidden_layers")
+
+    def transform(self, name: str, tensor: Tensor, block: int | None) -> Iterable[tuple[str, Tensor]]:
+        stem = name.removesuffix(".weight")
+        if stem in _DRAFT_SHARED:
+            # All draft layers share these.
+            blocks = range(self._n_main, self.n_blocks)
+            return [(f"model.layers.{i}.{_DRAFT_SHARED[stem]}.weight", tensor) for i in blocks]
+        return super().transform(name, tensor, block)

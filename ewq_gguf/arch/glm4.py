@@ -15,6 +15,8 @@ from ewq_gguf.checkpoint.tensor import Tensor
 from ewq_gguf.vocab import Vocabulary, load_bpe
 
 _END = "<|endoftext|>"
+# Special tokens by their text, for the models with experts.
+GLM_IDS = {"bos": "[gMASK]", "eot": "<|user|>", "unk": _END, "eom": "<|observation|>"}
 
 
 class Glm4(Family):
@@ -79,7 +81,6 @@ class Glm4Moe(Glm4):
         super().add_metadata(writer)
         config = self.config
         numbers: tuple[tuple[str, Callable[[int], None]], ...] = (
-            ("n_routed_experts", writer.add_expert_count),
             ("moe_intermediate_size", writer.add_expert_feed_forward_length),
             ("n_shared_experts", writer.add_expert_shared_count),
             ("first_k_dense_replace", writer.add_leading_dense_block_count),
@@ -95,6 +96,4 @@ class Glm4Moe(Glm4):
             writer.add_expert_weights_norm(bool(norm))
 
     def adjust_vocabulary(self, vocabulary: Vocabulary) -> Vocabulary:
-        return with_default_ids(
-            vocabulary, {"bos": "[gMASK]", "eot": "<|user|>", "unk": _END, "eom": "<|observation|>"}
-        )
+        return with_default_ids(vocabulary, GLM_IDS)

@@ -31,6 +31,8 @@ class GPT2(ByteLevelFamily):
         "layer_norm_epsilon": 1e-5,
     }
 
+    context_keys: ClassVar[tuple[str, ...]] = ("n_ctx", "n_positions")
+
     def rename(self, name: str) -> str | None:
         return None if name.endswith(_MASKS) else super().rename(name)
 
@@ -38,7 +40,7 @@ class GPT2(ByteLevelFamily):
         config = self.config
         width = config.required("n_embd")
         writer.add_block_count(self.n_blocks)
-        writer.add_context_length(config.required("n_ctx", "n_positions"))
+        writer.add_context_length(config.required(*self.context_keys))
         writer.add_embedding_length(width)
         writer.add_feed_forward_length(4 * width)
         writer.add_head_count(config.required("n_head"))
@@ -53,10 +55,10 @@ class StarCoder(GPT2):
 
     architectures: ClassVar[tuple[str, ...]] = ("GPTBigCodeForCausalLM",)
     arch: ClassVar[str] = "starcoder"
+    context_keys: ClassVar[tuple[str, ...]] = ("n_positions",)
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         super().add_metadata(writer)
-        writer.add_context_length(self.config.required("n_positions"))
         writer.add_head_count_kv(1)
 
     def transform(self, name: str, tensor: Tensor, block: int | None) -> Iterable[tuple[str, Tensor]]:

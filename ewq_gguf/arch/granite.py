@@ -31,6 +31,7 @@ class Granite(Llama):
         "residual_multiplier": 1.0,
         "attention_multiplier": 1.0,
     }
+    fills_head_dim: ClassVar[bool] = False
 
     def prepare_config(self, config: Config) -> Config:
         # llama.cpp derives the head width of this family; a config that states it does not count.

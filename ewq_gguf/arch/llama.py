@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import gguf
 
 from ewq_gguf.arch.base import Family
-from ewq_gguf.arch.config import Config
 from ewq_gguf.arch.rope import llama3_factors
 from ewq_gguf.arch.views import permute_heads
 from ewq_gguf.checkpoint.tensor import ArrayTensor, Tensor
@@ -33,15 +32,7 @@ class Llama(Family):
         "rope_theta": 10000.0,
     }
     permutes: ClassVar[bool] = True
-    # Whether the reference library works out a missing head_dim, which then is written as key length.
     fills_head_dim: ClassVar[bool] = True
-
-    def prepare_config(self, config: Config) -> Config:
-        config = super().prepare_config(config)
-        if self.fills_head_dim and config.find("head_dim") is None:
-            width, heads = config.required("hidden_size"), config.required("num_attention_heads")
-            return config.updated(head_dim=width // heads)
-        return config
 
     @property
     def head_dim(self) -> int:

@@ -23,14 +23,19 @@ class Llama4(Llama):
     arch: ClassVar[str] = "llama4"
     defaults: ClassVar[Mapping[str, Any]] = {
         "head_dim": 128,
+        "hidden_size": 5120,
+        "intermediate_size": 8192,
         "interleave_moe_layer_step": 1,
         "intermediate_size_mlp": 16384,
         "max_position_embeddings": 131072,
+        "num_attention_heads": 40,
+        "num_hidden_layers": 48,
         "num_experts_per_tok": 1,
         "num_key_value_heads": 8,
         "num_local_experts": 16,
         "rms_norm_eps": 1e-5,
         "rope_theta": 500000.0,
+        "vocab_size": 202048,
     }
     permutes: ClassVar[bool] = False
     load_vocabulary: ClassVar[Callable[[Path, Mapping[str, Any]], Vocabulary]] = staticmethod(load_bpe)

@@ -113,15 +113,19 @@ class Mamba2(Mamba):
         return self.config.integer("n_groups") or 1
 
     def transform(self, name: str, tensor: Tensor, block: int | None) -> Iterable[tuple[str, Tensor]]:
-        if name.endswith(".A_log"):
-            tensor = Reshape(decay(tensor), (*tensor.shape, 1))
-        elif name.endswith(".mixer.D"):
-            tensor = Reshape(tensor, (*tensor.shape, 1))
-        elif name.endswith(".mixer.norm.weight"):
-            tensor = Reshape(tensor, (self.groups, self.inner // self.groups))
-        elif name.endswith("conv1d.weight"):
-            tensor = squeezed(tensor)
-        return [(name, tensor)]
+        mixes = ".mixer." in name
+        return [(name, state_space(name, tensor, self.groups, self.inner) if mixes else tensor)]
+
+
+def state_space(name: str, tensor: Tensor, groups: int, inner: int) -> Tensor:
+    """A tensor of a Mamba 2 mixer as GGUF has it, by the end of its name."""
+    if name.endswith(".A_log"):
+        return Reshape(decay(tensor), (*tensor.shape, 1))
+    if name.endswith(".D"):
+        return Reshape(tensor, (*tensor.shape, 1))
+    if name.endswith(".norm.weight"):
+        return Reshape(tensor, (groups, inner // groups))
+    return squeezed(tensor) if name.endswith(".conv1d.weight") else tensor
 
 
 def squeezed(tensor: Tensor) -> Tensor:

@@ -58,4 +58,5 @@ class Mxfp4(EncodedTensor):
         codes, exponents = self._read(start, stop)
         # ggml keeps element j in the low and element j + 16 in the high half of byte j.
         packed = codes[..., :16] | (codes[..., 16:] << 4)
-        return np.concatenate([exponents[..., None], packed], axis=-1).reshape(stop - start, -1)
+        encoded: npt.NDArray[np.uint8] = np.concatenate([exponents[..., None], packed], axis=-1)
+        return encoded.reshape(stop - start, -1)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import gguf
 
 from ewq_gguf.arch.base import Family
-from ewq_gguf.arch.config import Config, finite
+from ewq_gguf.arch.config import finite
 from ewq_gguf.arch.views import plus_one
 from ewq_gguf.checkpoint.tensor import Tensor
 from ewq_gguf.vocab import Vocabulary, load_sentencepiece
@@ -30,11 +30,7 @@ class Nemotron(Family):
         "rope_theta": 10000.0,
     }
 
-    def prepare_config(self, config: Config) -> Config:
-        width, heads = config.required("hidden_size"), config.required("num_attention_heads")
-        return (
-            config if config.find("head_dim") is not None else Config({**config, "head_dim": width // heads})
-        )
+    fills_head_dim: ClassVar[bool] = True
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         super().add_metadata(writer)

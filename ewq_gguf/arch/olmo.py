@@ -92,6 +92,5 @@ class OlmoE(ByteLevelFamily):
         "num_experts_per_tok": 8,
     }
 
-    def add_metadata(self, writer: gguf.GGUFWriter) -> None:
-        super().add_metadata(writer)
-        writer.add_layer_norm_rms_eps(1e-5)
+    def prepare_config(self, config: Config) -> Config:
+        return super().prepare_config(config.updated(rms_norm_eps=1e-5))

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 
 from ewq_gguf.arch.base import Family
-from ewq_gguf.arch.config import Config, finite
+from ewq_gguf.arch.config import finite
 from ewq_gguf.arch.rope import full_attention
 from ewq_gguf.checkpoint.tensor import ArrayTensor, F32Array, Tensor
 from ewq_gguf.errors import TokenizerError, UnsupportedModelError

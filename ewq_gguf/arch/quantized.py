@@ -37,15 +37,15 @@ class Scaled(Tensor):
     def raw_rows(self, start: int, stop: int) -> AnyArray:
         codes = self._source.rows(start, stop)
         *outer, inner = self._steps
-        index = np.zeros(stop - start, dtype=np.intp)
+        index: npt.NDArray[np.intp] = np.zeros(stop - start, dtype=np.intp)
         if outer:
             where = np.unravel_index(np.arange(start, stop), self.shape[:-1])
             places = [axis // step for axis, step in zip(where, outer)]
             index = np.ravel_multi_index(places, self._scale_shape[:-1])
         scales = self._scales(index)
-        if scales.shape[1] > 1:
-            scales = np.repeat(scales, inner, axis=1)[:, : self.row_length]
-        return codes * scales
+        if scales.shape[1] * inner == self.row_length:
+            return (codes.reshape(*scales.shape, inner) * scales[..., None]).reshape(codes.shape)
+        return codes * np.repeat(scales, inner, axis=1)[:, : self.row_length]
 
     def _scales(self, index: npt.NDArray[np.intp]) -> F32Array:
         """Rows of the scale tensor seen as (outer entries, entries along a row), float32."""
@@ -147,13 +147,15 @@ def dequantized(sources: Mapping[str, Tensor], config: Mapping[str, Any]) -> dic
         return dict(sources)
     if method == "fp8":
         return _with_scales(sources, ("_scale_inv",), _block(quantization.get("weight_block_size")))
-    if method == "modelopt":
+    if method == "modelopt" and quantization.get("quant_algo") == "FP8":
         return _with_scales(sources, ("_scale",), None)
     if method == "compressed-tensors":
         return _compressed_tensors(sources, quantization)
+    algorithm = quantization.get("quant_algo")
     raise UnsupportedModelError(
-        f"config.json says the weights are quantized with {method!r:.60}, which cannot be read; "
-        "download the original 16-bit checkpoint instead"
+        f"config.json says the weights are quantized with {method!r:.60}"
+        + (f" ({algorithm!s:.40})" if algorithm else "")
+        + ", which cannot be read; download the original 16-bit checkpoint instead"
     )
 
 
@@ -184,18 +186,19 @@ def _with_scales(
 def _compressed_tensors(sources: Mapping[str, Tensor], quantization: Mapping[str, Any]) -> dict[str, Tensor]:
     kind = quantization.get("format")
     groups = quantization.get("config_groups")
-    weights = next(iter(groups.values()), {}).get("weights") if isinstance(groups, Mapping) else None
-    if not isinstance(groups, Mapping) or len(groups) != 1 or not isinstance(weights, Mapping):
+    group = next(iter(groups.values()), None) if isinstance(groups, Mapping) and len(groups) == 1 else None
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    if not isinstance(weights, Mapping):
         raise UnsupportedModelError(
             "config.json describes compressed-tensors weights of several kinds or none, which cannot be read; "
             "download the original 16-bit checkpoint instead"
         )
     if kind in _PLAIN_FORMATS:
         return _with_scales(sources, ("_scale",), _block(weights.get("block_structure")))
-    bits, group = weights.get("num_bits"), weights.get("group_size")
+    bits, size = weights.get("num_bits"), weights.get("group_size")
     integers = weights.get("type", "int") == "int" and weights.get("strategy") == "group"
-    if kind == "pack-quantized" and integers and bits in (2, 4, 8) and isinstance(group, int) and group > 0:
-        return _unpacked(sources, bits, group)
+    if kind == "pack-quantized" and integers and bits in (2, 4, 8) and isinstance(size, int) and size > 0:
+        return _unpacked(sources, bits, size)
     raise UnsupportedModelError(
         f"config.json says the weights are stored as compressed-tensors {kind!r:.60} with "
         f"{bits!r:.10} bits, which cannot be read; download the original 16-bit checkpoint instead"

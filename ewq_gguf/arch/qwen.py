@@ -10,6 +10,7 @@ import gguf
 
 from ewq_gguf.arch.base import Family
 from ewq_gguf.arch.experts import split_gate_up
+from ewq_gguf.arch.pooling import pooling_type
 from ewq_gguf.arch.vocabularies import sentencepiece_or_bpe
 from ewq_gguf.checkpoint.tensor import Tensor
 from ewq_gguf.vocab import Vocabulary, load_bpe
@@ -29,6 +30,10 @@ class Qwen2(Family):
     load_vocabulary: ClassVar[Callable[[Path, Mapping[str, Any]], Vocabulary]] = staticmethod(
         sentencepiece_or_bpe
     )
+
+    def add_folder_metadata(self, writer: gguf.GGUFWriter, folder: Path) -> None:
+        if (pooling := pooling_type(folder)) is not None:
+            writer.add_pooling_type(pooling)
 
 
 class Qwen3(Qwen2):

@@ -49,7 +49,7 @@ class SliceRows(Tensor):
 
     def raw_rows(self, start: int, stop: int) -> AnyArray:
         if len(self.shape) == 1:
-            return self._source.raw_rows(0, 1)[:, self._start : self._start + self.shape[0]]
+            return self._source.raw_rows(start, stop)[:, self._start : self._start + self.shape[0]]
         inner = math.prod(self.shape[1:-1])
         return self._source.raw_rows(self._start * inner + start, self._start * inner + stop)
 
@@ -96,43 +96,56 @@ def stack(sources: Sequence[Tensor]) -> Tensor:
 
 
 class TakeRows(Tensor):
-    """Row r of the view is row order[r] of the source: permutations, strides and halves of stacked matrices.
+    """`source[..., index, :]`: rows chosen alike in every matrix of a stack.
 
-    A read touches the source from the lowest to the highest row it needs, so orders should be local.
+    A read touches the source from the lowest to the highest row it needs, so the order should be local.
     """
 
-    def __init__(
-        self, source: Tensor, order: npt.NDArray[np.intp], shape: Sequence[int] | None = None
-    ) -> None:
-        """`shape` defaults to the source's own, for a permutation."""
-        self.shape = source.shape if shape is None else tuple(shape)
-        if self.n_rows != len(order) or self.row_length != source.row_length:
-            raise UnsupportedModelError(
-                f"cannot see {len(order)} rows of a tensor of shape {list(source.shape)} as {list(self.shape)}"
-            )
+    def __init__(self, source: Tensor, index: npt.NDArray[np.intp]) -> None:
+        self.shape = (*source.shape[:-2], len(index), source.shape[-1])
+        self.dtype = source.dtype
+        self._source = source
+        self._index = index
+
+    def raw_rows(self, start: int, stop: int) -> AnyArray:
+        if stop <= start:
+            return np.empty((0, self.row_length), dtype=self.dtype.numpy)
+        matrix, row = np.divmod(np.arange(start, stop), len(self._index))
+        order = matrix * self._source.shape[-2] + self._index[row]
+        lower, upper = int(order.min()), int(order.max()) + 1
+        picked: AnyArray = self._source.raw_rows(lower, upper)[order - lower]
+        return picked
+
+
+def take(source: Tensor, index: slice | npt.NDArray[np.intp]) -> Tensor:
+    """Rows chosen alike in every matrix of a stack; of a 1-d tensor, its elements.
+
+    Raises:
+        UnsupportedModelError: the index speaks of rows that are not there.
+    """
+    if len(source.shape) == 1:
+        taken = take(Reshape(source, (source.shape[0], 1)), index)
+        return Reshape(taken, taken.shape[:1])
+    rows = source.shape[-2]
+    chosen = np.arange(rows)[index] if isinstance(index, slice) else index
+    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < rows:
+        raise UnsupportedModelError(
+            f"a tensor of shape {list(source.shape)} has no row {int(chosen.max())}; config.json does not fit"
+        )
+    return TakeRows(source, chosen)
+
+
+class TakeColumns(Tensor):
+    """Column c of the view is column order[c] of the source."""
+
+    def __init__(self, source: Tensor, order: npt.NDArray[np.intp]) -> None:
+        self.shape = (*source.shape[:-1], len(order))
         self.dtype = source.dtype
         self._source = source
         self._order = order
 
     def raw_rows(self, start: int, stop: int) -> AnyArray:
-        order = self._order[start:stop]
-        if len(order) == 0:
-            return np.empty((0, self.row_length), dtype=self.dtype.numpy)
-        lower, upper = int(order.min()), int(order.max()) + 1
-        return self._source.raw_rows(lower, upper)[order - lower]
-
-
-def take(source: Tensor, index: slice | npt.NDArray[np.intp]) -> Tensor:
-    """`source[..., index, :]`: rows chosen alike in every matrix of a stack; of a 1-d tensor, its elements."""
-    if len(source.shape) == 1:
-        return Reshape(take(Reshape(source, (source.shape[0], 1)), index), (_length(source.shape[0], index),))
-    per_matrix = source.shape[-2]
-    rows = np.arange(source.n_rows).reshape(-1, per_matrix)[:, index]
-    return TakeRows(source, rows.reshape(-1), (*source.shape[:-2], rows.shape[1], source.shape[-1]))
-
-
-def _length(n: int, index: slice | npt.NDArray[np.intp]) -> int:
-    return len(range(n)[index]) if isinstance(index, slice) else len(index)
+        return self._source.raw_rows(start, stop)[:, self._order]
 
 
 def permute_heads(source: Tensor, n_head: int) -> Tensor:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.tiny.cases import Case
-from tests.tiny.vocabularies import write_bpe, write_fallback_bpe, write_sentencepiece
+from tests.tiny.case import Case
+from tests.tiny.vocabularies import write_bpe, write_fallback_bpe, write_phi, write_sentencepiece
 from tests.tiny.weights import Stored, codes, noise, store, weights, write_safetensors
 
 _GEMMA = ("<pad>", "<eos>", "<bos>", "<unk>")
@@ -19,9 +19,13 @@ def build(case: Case, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(case.config, indent=1), encoding="utf-8")
     _write_tokenizer(case, folder)
+    for name, content in case.files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content), encoding="utf-8")
     tensors: dict[str, Stored] = {}
     for name, shape in case.shapes(case.config).items():
-        tensors.update(_stored(case, case.prefix + name, shape))
+        tensors.update(_stored(case, name, shape))
     write_safetensors(folder / "model.safetensors", tensors)
     return folder
 
@@ -29,6 +33,8 @@ def build(case: Case, folder: Path) -> Path:
 def _write_tokenizer(case: Case, folder: Path) -> None:
     if case.tokenizer == "spm":
         write_sentencepiece(folder)
+    elif case.tokenizer == "phi":
+        write_phi(folder)
     elif case.tokenizer == "gemma":
         write_sentencepiece(folder, _GEMMA)
     elif case.tokenizer == "gemma4":
@@ -58,10 +64,32 @@ def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def _quantized(case: Case, name: str, shape: tuple[int, ...]) -> dict[str, Stored]:
-    quantization = case.config["quantization_config"]
+    rows, columns = shape
     if case.storage == "fp8-block":
-        block = quantization["weight_block_size"]
+        block = case.config["quantization_config"]["weight_block_size"]
         grid = tuple(-(-n // b) for n, b in zip(shape, block))
-        scale = (np.float32(0.0008) * (noise(f"{name}.scale", grid) + np.float32(1.5))).astype(np.float32)
-        return {name: codes(name, shape, "F8_E4M3"), f"{name}_scale_inv": Stored("F32", scale)}
-    raise ValueError(case.storage)
+        return {name: codes(name, shape, "F8_E4M3"), f"{name}_scale_inv": _scales(name, grid, 0.0008)}
+    if case.storage == "fp8-tensor":
+        activation = f"{name.removesuffix('.weight')}.activation_scale"
+        return {
+            name: codes(name, shape, "F8_E4M3"),
+            f"{name}_scale_inv": _scales(name, (), 0.0008, "BF16"),
+            activation: _scales(activation, (), 1.0, "BF16"),
+        }
+    if case.storage in ("fp8-channel", "int8-channel"):
+        dtype, size = ("F8_E4M3", 0.0008) if case.storage == "fp8-channel" else ("I8", 0.002)
+        return {name: codes(name, shape, dtype), f"{name}_scale": _scales(name, (rows, 1), size, "BF16")}
+    group = case.config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"]
+    groups = -(-columns // group)
+    stored = {
+        f"{name}_packed": codes(name, (rows, -(-columns // 8)), "I32"),
+        f"{name}_scale": _scales(name, (rows, groups), 0.03, "BF16"),
+        f"{name}_shape": Stored("I64", np.array(shape, dtype="<i8")),
+    }
+    if case.storage == "int4-zero":
+        stored[f"{name}_zero_point"] = codes(f"{name}.zero", (-(-rows // 8), groups), "I32")
+    return stored
+
+
+def _scales(name: str, shape: tuple[int, ...], size: float, dtype: str = "F32") -> Stored:
+    return store(np.float32(size) * (noise(f"{name}.scale", shape) + np.float32(1.5)), dtype)

@@ -56,7 +56,9 @@ def mlp(width: int, inner: int, at: str = "mlp.") -> Shapes:
     }
 
 
-def experts(n: int, width: int, inner: int, at: str = "mlp.experts.", names: str = "gate_proj up_proj down_proj") -> Shapes:
+def experts(
+    n: int, width: int, inner: int, at: str = "mlp.experts.", names: str = "gate_proj up_proj down_proj"
+) -> Shapes:
     """One entry per expert and projection, gate, up and down in this order."""
     gate, up, down = names.split()
     shapes: Shapes = {}
@@ -111,7 +113,10 @@ def qwen_moe(config: Config, *, bias: str = "", qk_norm: str = "", fused: bool =
         else:
             shapes |= experts(n, width, inner)
         if shared := c.get("shared_expert_intermediate_size"):
-            shapes |= {**mlp(width, shared, "mlp.shared_expert."), "mlp.shared_expert_gate.weight": (1, width)}
+            shapes |= {
+                **mlp(width, shared, "mlp.shared_expert."),
+                "mlp.shared_expert_gate.weight": (1, width),
+            }
         return shapes
 
     return model(config, layer)
@@ -191,7 +196,10 @@ def glm4_moe(config: Config) -> Shapes:
             shapes |= mlp(width, c["intermediate_size"])
         else:
             shapes |= {"mlp.gate.weight": (n, width), "mlp.gate.e_score_correction_bias": (n,)}
-            shapes |= {**experts(n, width, inner), **mlp(width, inner * c["n_shared_experts"], "mlp.shared_experts.")}
+            shapes |= {
+                **experts(n, width, inner),
+                **mlp(width, inner * c["n_shared_experts"], "mlp.shared_experts."),
+            }
         if i >= c["num_hidden_layers"]:
             shapes |= {"eh_proj.weight": (width, 2 * width)}
             shapes |= norms(width, "enorm", "hnorm", "shared_head.norm")
@@ -227,7 +235,10 @@ def deepseek(config: Config) -> Shapes:
         shapes["mlp.gate.weight"] = (n, width)
         if c.get("topk_method") == "noaux_tc":
             shapes["mlp.gate.e_score_correction_bias"] = (n,)
-        shapes |= {**experts(n, width, inner), **mlp(width, inner * c["n_shared_experts"], "mlp.shared_experts.")}
+        shapes |= {
+            **experts(n, width, inner),
+            **mlp(width, inner * c["n_shared_experts"], "mlp.shared_experts."),
+        }
         return shapes
 
     return model(config, layer)

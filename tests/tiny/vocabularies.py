@@ -52,6 +52,25 @@ def write_sentencepiece(folder: Path, specials: tuple[str, ...] = ("<unk>", "<s>
     return len(pieces)
 
 
+def write_phi(folder: Path) -> int:
+    """Phi-3's way: SentencePiece, and added tokens in tokenizer_config.json and tokenizer.json."""
+    n = write_sentencepiece(folder)
+    chat = [
+        _added(n, "<|endoftext|>"),
+        _added(n + 1, "<|assistant|>"),
+        _added(n + 2, "<|user|>", special=False),
+    ]
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": True,
+        "added_tokens_decoder": {str(n): {k: v for k, v in chat[0].items() if k != "id"}},
+        "eos_token": "<|endoftext|>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": chat}), encoding="utf-8")
+    return n + len(chat)
+
+
 def _byte_letters() -> list[str]:
     """GPT-2's printable stand-ins for the 256 bytes, by byte."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]

@@ -46,7 +46,12 @@ def noise(key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
 
 
 def weights(key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Values that keep activations of order one: norms about one, matrices scaled by their width."""
+    """Values that keep activations of order one: norms about one, matrices scaled by their width.
+
+    Decay rates start as the models do, from the logarithms of 1, 2, ..., whose exponentials are exact everywhere.
+    """
+    if key.endswith("A_log"):
+        return np.broadcast_to(np.log(np.arange(1, shape[-1] + 1, dtype=np.float32)), shape)
     values = noise(key, shape)
     if len(shape) <= 1:
         return np.float32(1) + np.float32(0.1) * values if "norm" in key else np.float32(0.1) * values

@@ -19,7 +19,15 @@ from types import TracebackType
 sys.path.insert(0, str(Path(__file__).parent))
 from build_tools import cache_folder, fetch_source, pinned_version
 
-REQUIREMENTS = ("torch==2.13.0", "transformers==5.23.0", "numpy", "sentencepiece", "protobuf", "safetensors", "PyYAML")
+REQUIREMENTS = (
+    "torch==2.13.0",
+    "transformers==5.23.0",
+    "numpy",
+    "sentencepiece",
+    "protobuf",
+    "safetensors",
+    "PyYAML",
+)
 
 
 def reference_python() -> Path:
@@ -80,8 +88,10 @@ class ReferenceConverter:
 
     def close(self) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(timeout=60)
+        self._process.stdout.close()
 
     def __enter__(self) -> ReferenceConverter:
         return self

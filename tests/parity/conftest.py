@@ -1,0 +1,20 @@
+"""The reference converter and a place for its files, shared by the whole run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "third_party"))
+
+from reference_converter import ReferenceConverter  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def converter() -> Iterator[ReferenceConverter]:
+    with ReferenceConverter() as started:
+        yield started

@@ -1,0 +1,43 @@
+"""The families before and beside Llama against llama.cpp's own converter: metadata, tensor bytes, and logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compare_gguf import differences
+from reference_converter import ReferenceConverter
+
+from ewq_gguf.allocation.methods import uniform_plan
+from ewq_gguf.ggml.types import GGMLType
+from ewq_gguf.pipeline.convert import write_model
+from ewq_gguf.pipeline.source import load_model
+from tests.parity.runtime import logits
+from tests.tiny.build import build
+from tests.tiny.vocabularies import PRE
+from tests.tiny_classic import CLASSIC_CASES, ClassicCase, reference_copy
+from tests.tiny_hybrid import HYBRID_CASES
+
+pytestmark = pytest.mark.parity
+
+
+@pytest.mark.parametrize("case", [*CLASSIC_CASES, *HYBRID_CASES], ids=lambda case: case.name)
+def test_same_file_and_logits_as_the_reference(
+    case: ClassicCase, tmp_path: Path, converter: ReferenceConverter
+) -> None:
+    model = load_model(build(case, tmp_path / "ours" / case.name))
+    spelled = build(reference_copy(case), tmp_path / "reference" / case.name)
+    for kind in case.types:
+        ours, reference = tmp_path / f"ours-{kind}.gguf", tmp_path / f"reference-{kind}.gguf"
+        write_model(model, uniform_plan(model, GGMLType[kind.upper()]), ours, threads=1)
+        if case.reference is not None:
+            converter.convert(spelled, reference, kind, pre=PRE)
+            allowed = [f"metadata {key}: reference has none" for key in case.more]
+            allowed += [f"tensor {name}: F32 [" for name in case.exact]
+            assert [d for d in differences(ours, reference) if not d.startswith(tuple(allowed))] == []
+    found = logits(tmp_path / f"ours-{case.types[0]}.gguf")
+    assert np.isfinite(found).all()
+    assert found.std() > 0.01
+    if case.reference is not None and "rms_epsilon" not in "".join(case.more):
+        np.testing.assert_allclose(found, logits(tmp_path / f"reference-{case.types[0]}.gguf"), atol=1e-3)

@@ -1,0 +1,43 @@
+"""Every family against llama.cpp's own converter: metadata, tensor bytes, and logits.
+
+EWQ_REFERENCE_PYTHON=/path/to/python pytest -m parity tests/parity
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compare_gguf import differences
+from reference_converter import ReferenceConverter
+
+from ewq_gguf.allocation.methods import uniform_plan
+from ewq_gguf.ggml.types import GGMLType
+from ewq_gguf.pipeline.convert import write_model
+from ewq_gguf.pipeline.source import load_model
+from tests.parity.runtime import logits
+from tests.tiny.build import build
+from tests.tiny.case import Case
+from tests.tiny.cases import CASES
+from tests.tiny.vocabularies import PRE
+
+pytestmark = pytest.mark.parity
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_same_file_and_logits_as_the_reference(
+    case: Case, tmp_path: Path, converter: ReferenceConverter
+) -> None:
+    folder = build(case, tmp_path / case.name)
+    model = load_model(folder)
+    for kind in case.types:
+        ours, reference = tmp_path / f"ours-{kind}.gguf", tmp_path / f"reference-{kind}.gguf"
+        converter.convert(folder, reference, kind, pre=PRE)
+        write_model(model, uniform_plan(model, GGMLType[kind.upper()]), ours, threads=1)
+        assert differences(ours, reference) == []
+    kind = case.types[0]
+    found, expected = (logits(tmp_path / f"{who}-{kind}.gguf") for who in ("ours", "reference"))
+    assert np.isfinite(found).all()
+    assert found.std() > 0.01
+    np.testing.assert_allclose(found, expected, atol=1e-3)
