@@ -245,3 +245,128 @@ def baseline_command(
         "topk": f"{header.tail:.2%} of the probability is merged",
     }[form]
     terminal.result(f"{output}: {header.chunks} contexts, {format_bytes(header.n_bytes)}, {lost}")
+
+
+@evaluate.command("choice")
+@files_argument
+@click.option("--questions", type=_path, multiple=True, required=True, metavar="FILE",
+              help="MMLU .csv, HellaSwag/ARC/PIQA/WinoGrande-style .jsonl, or a folder of them; repeatable.")  # fmt: skip
+@click.option(
+    "--shots", type=click.IntRange(0), default=0, show_default=True, help="Solved MMLU examples before."
+)
+@click.option("--limit", type=click.IntRange(1), help="Questions per question file at most.")
+@click.option("--normalize", type=click.Choice(["bytes", "tokens", "none"]), default="bytes", show_default=True,
+              help="What the log-likelihood of an answer is divided by.")  # fmt: skip
+@click.option(
+    "--baseline", type=_path, metavar="GGUF", help="Count the answers that differ from this file's."
+)
+@settings_options
+@json_option
+@click.pass_obj
+def choice_command(
+    terminal: Terminal,
+    /,
+    files: tuple[Path, ...],
+    questions: tuple[Path, ...],
+    shots: int,
+    limit: int | None,
+    normalize: str,
+    baseline: Path | None,
+    as_json: bool,
+    n_ctx: int,
+    **options: Any,
+) -> None:
+    """Multiple-choice accuracy of each file, and the answers that flip against a baseline."""
+    from ewq_gguf.evaluation.choice import answer_questions, compare_answers
+    from ewq_gguf.evaluation.questions import load_questions
+
+    asked = load_questions(questions, shots=shots, limit=limit)
+    settings = Settings(n_ctx=n_ctx, **options)
+    results = []
+    with terminal.progress() as progress:
+        for path in (*files, *([baseline] if baseline else [])):
+
+            def update(done: int, total: int, name: str = path.name) -> None:
+                progress(name, done, total)
+
+            results.append(
+                answer_questions(path, asked, normalize=normalize, settings=settings, progress=update)
+            )
+    reference = results.pop() if baseline else None
+    flips = [compare_answers(reference, result) for result in results] if reference else []
+    if as_json:
+        terminal.json(
+            {
+                "questions": [str(path) for path in questions],
+                "shots": shots,
+                "baseline": reference.as_json() if reference else None,
+                "files": [result.as_json() for result in results],
+                "flips": [flip.as_json() for flip in flips],
+            }
+        )
+        return
+    columns = [("file", False), ("size", True), ("accuracy, %", True), ("+/-", True), ("questions", True)]
+    if flips:
+        columns += [("same answer, %", True), ("lost", True), ("gained", True)]
+    rows = []
+    for at, r in enumerate([*results, *([reference] if reference else [])]):
+        row = [r.file.name, format_bytes(r.n_bytes), f"{100 * r.accuracy:.2f}", f"{100 * r.accuracy_se:.2f}"]
+        row.append(f"{r.questions:,}")
+        if at < len(flips):
+            flip = flips[at]
+            row += [f"{100 * flip.agreement:.2f}", str(flip.lost), str(flip.gained)]
+        elif flips:
+            row += ["baseline", "", ""]
+        rows.append(row)
+    terminal.table(f"multiple choice, {shots} shots", columns, rows)
+    for flip in flips:
+        terminal.result(flip.sentence)
+
+
+@evaluate.command("speed")
+@files_argument
+@click.option("--prompt-tokens", type=click.IntRange(1), default=512, show_default=True)
+@click.option("--generated-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs per file, in turn."
+)
+@settings_options
+@json_option
+@click.pass_obj
+def speed_command(
+    terminal: Terminal,
+    /,
+    files: tuple[Path, ...],
+    prompt_tokens: int,
+    generated_tokens: int,
+    repeats: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Tokens per second, load time and memory of each file; medians of runs that take turns."""
+    from ewq_gguf.evaluation.speed import speed
+
+    with terminal.progress() as progress:
+        results = speed(
+            files,
+            prompt_tokens=prompt_tokens,
+            generated_tokens=generated_tokens,
+            repeats=repeats,
+            settings=Settings(**options),
+            progress=lambda done, total: progress("speed", done, total),
+        )
+    if as_json:
+        terminal.json({"files": [result.as_json() for result in results]})
+        return
+    columns = [("file", False), ("size", True), ("prompt t/s", True), ("from - to", True), ("generation t/s", True),
+               ("from - to", True), ("load, s", True), ("memory", True)]  # fmt: skip
+    rows = [
+        [
+            r.file.name, format_bytes(r.n_bytes), f"{r.prompt_tps:.1f}", "{:.0f} - {:.0f}".format(*r.prompt_range),
+            f"{r.generate_tps:.1f}", "{:.1f} - {:.1f}".format(*r.generate_range), f"{r.load_seconds:.3f}",
+            format_bytes(r.rss_bytes),
+        ]
+        for r in results
+    ]  # fmt: skip
+    caption = f"medians of {repeats} runs, {results[0].n_threads} threads, {prompt_tokens} + {generated_tokens} tokens"
+    terminal.table("speed", columns, rows, caption)

@@ -29,12 +29,14 @@ class BaselineSource(Protocol):
         n_vocab: its vocabulary.
         contexts: the tokens to run.
         knows_bos: whether `contexts.bos` was recorded; llama.cpp's file does not say.
+        tokenizer: digest of the tokenizer that has just split the text, or None where it was split before.
     """
 
     path: Path
     n_vocab: int
     contexts: Contexts
     knows_bos: bool
+    tokenizer: str | None
 
     def rows(self, step: Step) -> BaselineRows:
         """The baseline's distributions for the scored rows of one step."""
@@ -61,6 +63,7 @@ class LiveBaseline:
             self._engine.close()
             raise
         self.n_vocab = self._engine.n_vocab
+        self.tokenizer: str | None = self._engine.summary.tokenizer
 
     def rows(self, step: Step) -> BaselineRows:
         return LogitRows(step.run(self._engine), step.targets)
@@ -84,6 +87,7 @@ class LlamaBaseline:
 
     def __init__(self, path: Path, chunks: int | None) -> None:
         self.path = path
+        self.tokenizer: str | None = None
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(20)

@@ -274,6 +274,7 @@ class CachedBaseline:
         self.header = read_header(path)
         header = self.header
         self.n_vocab = header.n_vocab
+        self.tokenizer: str | None = None
         count = header.chunks if chunks is None else min(chunks, header.chunks)
         tokens = np.memmap(path, "<i4", "r", _HEADER_BYTES, (header.chunks, header.n_ctx))
         self.contexts = Contexts(np.array(tokens[:count], dtype=np.int32), header.bos)

@@ -1,8 +1,8 @@
 """Multiple choice by likelihood: which answer does the model find likeliest, and did quantization change it?
 
-The answers of a question share the processing of the text before them, and many questions share a batch. MMLU's
-answers are single letters; longer ones are compared by likelihood per byte (lm-evaluation-harness's `acc_norm`) or
-per token (llama-perplexity's `--hellaswag`).
+The answers of a question share the processing of the text before them, and many questions share a batch.
+MMLU's answers are single letters; longer ones are compared by likelihood per byte (lm-evaluation-harness's
+`acc_norm`) or per token (llama-perplexity's `--hellaswag`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ewq_gguf.errors import EvaluationError
 from ewq_gguf.evaluation.engine import Engine, F32Array, I32Array, Settings
 from ewq_gguf.evaluation.perplexity import Progress
 from ewq_gguf.evaluation.questions import Question
-from ewq_gguf.evaluation.scoring import BoolArray, F64Array, Scorer, exponentials, pick
+from ewq_gguf.evaluation.scoring import BoolArray, F64Array, Scorer, exponentials
 from ewq_gguf.evaluation.statistics import proportion
 
 NORMALIZATIONS = ("bytes", "tokens", "none")
@@ -99,7 +99,8 @@ def answer_questions(
     """Let one file answer.
 
     Args:
-        normalize: `bytes`, `tokens` or `none`; what an answer's log-likelihood is divided by before comparing.
+        normalize: `bytes`, `tokens` or `none`; what an answer's log-likelihood is divided by before
+            comparing.
         settings: batch, threads, KV cache types; contexts are made as long as the questions need.
         progress: called with (questions done, questions in all).
 
@@ -245,7 +246,7 @@ def _run(engine: Engine, scorer: Scorer, batch: _Batch, sums: F64Array) -> None:
         norms = _log_norms(scorer, logits)
         rows = (np.cumsum(outputs[left:right]) - 1)[places[here] - left]
         targets = np.array([target for _, target, *_ in wanted[here]], dtype=np.int32)
-        values = pick(logits[rows], targets) - norms[rows]
+        values = logits[rows, targets].astype(np.float64) - norms[rows]
         for (_, _, question, choice), value in zip(wanted[here], values):
             sums[question, choice] += value
 
@@ -288,7 +289,8 @@ class Flips:
         first, second: baseline and candidate.
         agreement, agreement_se: share of questions where both choose the same answer.
         lost, gained: right answers turned wrong, and wrong ones turned right.
-        difference, difference_se: accuracy of the candidate minus the baseline's, the error from the flips alone.
+        difference, difference_se: accuracy of the candidate minus the baseline's, the error from the flips
+            alone.
         p_value: exact two-sided McNemar test of `lost` against `gained`.
         sentence: the verdict in words.
     """

@@ -223,7 +223,8 @@ def _require_same_vocabulary(
             f"{engine.path} has {engine.n_vocab} tokens, its baseline {source.path} has {source.n_vocab}: "
             "they cannot be compared token by token; choose a baseline of the same model"
         )
-    if text is None:
+    # Splitting a text takes seconds; the same tokenizer need not do it twice.
+    if text is None or engine.summary.tokenizer == source.tokenizer:
         return
     mine = cut_contexts(engine, text, contexts.chunks)
     if mine.bos != contexts.bos or not np.array_equal(mine.tokens, contexts.tokens):

@@ -23,6 +23,9 @@ I32Array = npt.NDArray[np.int32]
 F32Array = npt.NDArray[np.float32]
 
 _LOAD_MODE_MMAP = 1
+_MAX_SEQUENCES = 256
+"""LLAMA_MAX_SEQ in llama.cpp's src/llama-cparams.h."""
+_TRIAL_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Engine:
         n_vocab: size of the vocabulary.
         n_seq: sequences that fit side by side, each of up to `n_ctx` tokens.
         n_ctx, n_batch, n_threads: as given or chosen.
+        cells: tokens the KV cache holds in all.
         bos: id of the token that starts a text, or None where the model wants none.
         shares_prefix: whether one token may belong to several sequences (needs `kv_unified`, no recurrent
             model).
@@ -121,14 +125,17 @@ class Engine:
             require_safe_engine(self.path, use_extra_bufts=use_extra_bufts)
         self._llama = llama()
         self.n_ctx = n_ctx
-        self.n_seq = n_seq if n_seq is not None else max(1, n_batch // n_ctx)
-        total = cells if cells is not None else self.n_seq * n_ctx
-        self.n_batch = min(n_batch, total)
+        self.n_seq = min(n_seq if n_seq is not None else max(1, n_batch // n_ctx), _MAX_SEQUENCES)
+        self.cells = cells if cells is not None else self.n_seq * n_ctx
+        self.n_batch = min(n_batch, self.cells)
         self.n_threads = n_threads or default_threads()
+        self._types = (type_k, type_v)
+        self._unified = kv_unified
+        self._eval_callback = eval_callback
         forget_log()
         try:
             self._load(use_extra_bufts)
-            self._open_context(total, type_k, type_v, kv_unified, eval_callback)
+            self._open_context()
         except BaseException:
             self.close()
             raise
@@ -157,28 +164,36 @@ class Engine:
             lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         )
 
-    def _open_context(
-        self, total: int, type_k: int | None, type_v: int | None, kv_unified: bool, eval_callback: Any
-    ) -> None:
+    def reopen(self, *, cells: int) -> None:
+        """A new, empty context on the loaded model, with room for `cells` tokens in all."""
+        self._llama.llama_free(self._context)
+        self._context = None
+        self.cells = cells
+        self._open_context()
+
+    def _open_context(self) -> None:
         lib = self._llama
         params = lib.llama_context_default_params()
-        params.n_ctx = total
-        params.n_batch = self.n_batch
-        params.n_ubatch = min(self.n_batch, 512)
+        # llama.cpp aborts the process if a batch cannot hold its trial graphs of 16 tokens per sequence.
+        trial = _TRIAL_TOKENS * self.n_seq
+        params.n_ctx = max(self.cells, trial)
+        params.n_batch = max(self.n_batch, trial)
+        params.n_ubatch = min(params.n_batch, 512)
         params.n_seq_max = self.n_seq
         # 0: as many as the batch holds; the default is one logits row per sequence.
         params.n_outputs_max = 0
         params.n_outputs_max_per_seq = 0
         params.n_threads = self.n_threads
         params.n_threads_batch = self.n_threads
-        params.kv_unified = kv_unified
+        params.kv_unified = self._unified
+        type_k, type_v = self._types
         if type_k is not None:
             params.type_k = type_k
         if type_v is not None:
             params.type_v = type_v
-        if eval_callback is not None:
-            params.cb_eval = eval_callback
-        self.shares_prefix = kv_unified and not self.recurrent
+        if self._eval_callback is not None:
+            params.cb_eval = self._eval_callback
+        self.shares_prefix = self._unified and not self.recurrent
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
             raise EvaluationError(f"llama.cpp cannot open a context for {self.path}: {last_log_lines()}")

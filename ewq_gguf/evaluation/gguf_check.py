@@ -7,21 +7,20 @@ Source of the layout: docs/gguf.md of ggml.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
 from ewq_gguf.errors import EvaluationError
+from ewq_gguf.ggml.types import GGMLType
 
 _SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY, _UINT32 = 8, 9, 4
 _MAX_DIMENSIONS = 4
-_KNOWN_TYPES = frozenset(int(ggml_type) for ggml_type in GGMLQuantizationType)
-_PLAIN = frozenset({"F64", "F32", "F16", "BF16", "I8", "I16", "I32", "I64"})
+_KNOWN_TYPES = frozenset(int(ggml_type) for ggml_type in GGMLType)
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,14 @@ class GgufSummary:
         n_tensors: tensors in this file (one part of a split model).
         quantized: whether any tensor is stored in a block-quantized type.
         n_bytes: size of the file in bytes.
+        tokenizer: digest of the tokenizer's metadata; files with equal ones split every text alike.
     """
 
     architecture: str
     n_tensors: int
     quantized: bool
     n_bytes: int
+    tokenizer: str
 
 
 class _Cursor:
@@ -126,9 +127,13 @@ def _scan(path: Path, cursor: _Cursor) -> GgufSummary:
         )
     n_tensors, n_values = cursor.number("Q"), cursor.number("Q")
     architecture, alignment = "", 32
+    tokenizer = hashlib.blake2b(digest_size=16)
     for _ in range(n_values):
+        start = cursor.at
         key = cursor.string()
         value = cursor.value(cursor.number("I"))
+        if key.startswith(b"tokenizer.ggml."):
+            tokenizer.update(cursor.data[start : cursor.at])
         if key == b"general.architecture" and isinstance(value, bytes):
             architecture = value.decode("utf-8", "replace")
         elif key == b"general.alignment" and isinstance(value, int) and value > 0:
@@ -143,12 +148,11 @@ def _scan(path: Path, cursor: _Cursor) -> GgufSummary:
         shape = [cursor.number("Q") for _ in range(n_dimensions)]
         kind, offset = cursor.number("I"), cursor.number("Q")
         n_bytes = 0
-        # A type newer than the gguf package has no known size: llama.cpp decides about it.
+        # A type newer than our table has no known size: llama.cpp decides about it.
         if kind in _KNOWN_TYPES:
-            ggml_type = GGMLQuantizationType(kind)
-            block, block_bytes = GGML_QUANT_SIZES[ggml_type]
-            n_bytes = math.prod(shape) // block * block_bytes
-            quantized |= ggml_type.name not in _PLAIN
+            ggml_type = GGMLType(kind)
+            n_bytes = math.prod(shape) // ggml_type.block_size * ggml_type.block_bytes
+            quantized |= ggml_type.is_quantized
         else:
             quantized = True
         places.append((name, offset, n_bytes))
@@ -159,4 +163,4 @@ def _scan(path: Path, cursor: _Cursor) -> GgufSummary:
                 f"{path} is truncated: tensor {name.decode('utf-8', 'replace')} ends at byte "
                 f"{start + offset + n_bytes:,}, the file at {size:,}; download or convert it again"
             )
-    return GgufSummary(architecture, n_tensors, quantized, size)
+    return GgufSummary(architecture, n_tensors, quantized, size, tokenizer.hexdigest())

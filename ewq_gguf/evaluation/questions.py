@@ -1,4 +1,5 @@
-"""Multiple-choice questions from files: MMLU's CSV, and JSON lines in the manner of HellaSwag, ARC, PIQA, WinoGrande.
+"""Multiple-choice questions from files: MMLU's CSV, and JSON lines in the manner of HellaSwag, ARC, PIQA,
+WinoGrande.
 
 Prompts are worded as the benchmarks' own code words them (hendrycks/test `evaluate.py`; the tasks of
 lm-evaluation-harness), so that figures can be compared with published ones.
@@ -25,7 +26,8 @@ class Question:
     """One question.
 
     Attributes:
-        choices: (text before, answer text) of each choice; the answer's likelihood after the text before counts.
+        choices: (text before, answer text) of each choice; the answer's likelihood after the text before
+            counts.
         answer: index of the right one.
         group: subject or file, for figures by group.
     """
@@ -41,8 +43,8 @@ def load_questions(
     """Read question files; a folder stands for all `*_test.csv`, else all `*.csv` and `*.jsonl`, in it.
 
     Args:
-        shots: solved examples before each MMLU question. They come from SUBJECT_dev.csv beside the test file; where
-            there is none, from the first rows of the test file, which are then not asked.
+        shots: solved examples before each MMLU question. They come from SUBJECT_dev.csv beside the test file;
+            where there is none, from the first rows of the test file, which are then not asked.
         limit: questions per file at most, from its beginning.
 
     Raises:
@@ -59,13 +61,17 @@ def load_questions(
             asked = _mmlu(file, shots)
         elif file.suffix in (".jsonl", ".json", ".ndjson"):
             if shots:
-                raise EvaluationError(f"{file}: examples can be put before MMLU questions only; use --shots 0")
+                raise EvaluationError(
+                    f"{file}: examples can be put before MMLU questions only; use --shots 0"
+                )
             asked = list(_json_lines(file))
         else:
             raise EvaluationError(f"{file} is neither .csv (MMLU) nor .jsonl; rename or convert it")
         questions += asked[:limit]
     if not questions:
-        raise EvaluationError(f"no question was found in {', '.join(str(file) for file in files) or 'nothing'}")
+        raise EvaluationError(
+            f"no question was found in {', '.join(str(file) for file in files) or 'nothing'}"
+        )
     return questions
 
 

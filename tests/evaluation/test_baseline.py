@@ -85,9 +85,7 @@ def test_tail_is_merged_as_one_token(
         assert found.per_token.kld[row] == pytest.approx(merged, abs=2e-5)
 
 
-def test_sizes_and_chunks(
-    model: Path, coarse: Path, text: str, settings: Settings, tmp_path: Path
-) -> None:
+def test_sizes_and_chunks(model: Path, coarse: Path, text: str, settings: Settings, tmp_path: Path) -> None:
     sizes = {}
     for form in FORMS:
         out = tmp_path / form

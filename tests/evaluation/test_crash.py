@@ -101,9 +101,7 @@ def test_the_key_follows_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"k": 1}', "\x00"])
-def test_a_damaged_memory_is_ignored(
-    memory: Path, monkeypatch: pytest.MonkeyPatch, content: str
-) -> None:
+def test_a_damaged_memory_is_ignored(memory: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     memory.parent.mkdir()
     memory.write_text(content)
     tried = _child(monkeypatch, "print('survived')")

@@ -99,7 +99,7 @@ def test_a_quantized_cache_changes_the_logits_a_little(make_model: Callable[...,
 
 
 def test_a_cache_type_that_does_not_fit_is_explained(model: Path) -> None:
-    with pytest.raises(EvaluationError, match="cannot open a context.*type"):
+    with pytest.raises(EvaluationError, match=r"cannot open a context.*type"):
         Engine(model, n_ctx=64, cache_type_k="q8_0")
 
 

@@ -41,7 +41,7 @@ def test_long_prompts_go_in_pieces(model: Path) -> None:
         whole = list(generate_tokens(engine, engine.tokenize(prompt), 4))
     with Engine(model, n_ctx=512, n_batch=16, n_seq=1, n_threads=1) as engine:
         assert engine.n_batch == 16
-        assert list(generate_tokens(engine, engine.tokenize(prompt), 4))[0] == whole[0]
+        assert next(generate_tokens(engine, engine.tokenize(prompt), 4)) == whole[0]
 
 
 def test_errors(model: Path, make_model: Callable[..., Path]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ def test_a_whole_file_is_summarized(model: Path, coarse: Path) -> None:
     assert quantized.quantized
     assert plain.n_tensors == quantized.n_tensors == 21
     assert plain.n_bytes == model.stat().st_size
+
+
+def test_the_tokenizer_is_recognized(model: Path, coarse: Path, make_model: Callable[..., Path]) -> None:
+    assert check_gguf(model).tokenizer == check_gguf(coarse).tokenizer
+    assert check_gguf(model).tokenizer != check_gguf(make_model(extra_tokens=8)).tokenizer
 
 
 @pytest.mark.parametrize(
