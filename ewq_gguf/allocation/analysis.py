@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
-from ewq_gguf.allocation.entropy import DEFAULT_EPSILON, WeightStatistics, statistics
-from ewq_gguf.allocation.ewq import BlockStatistics, block_statistics
+from ewq_gguf.allocation.entropy import (
+    DEFAULT_EPSILON,
+    Distribution,
+    Part,
+    WeightStatistics,
+    entropy_of_all,
+    from_distribution,
+    measure,
+    merge,
+)
+from ewq_gguf.allocation.ewq import BlockEntropy, BlockStatistics, block_statistics
+from ewq_gguf.allocation.rank import effective_rank
 from ewq_gguf.model import Model, ModelTensor
 
 Progress = Callable[[int, int], None]
@@ -32,11 +43,13 @@ class Analysis:
         epsilon: the constant inside the entropy's logarithm.
         blocks: one entry per transformer block that holds weight matrices, in order.
         tensors: every matrix or stack of matrices, in the order of the file.
+        reading: how a block's entropy was formed.
     """
 
     epsilon: float
     blocks: tuple[BlockStatistics, ...]
     tensors: tuple[TensorStatistics, ...]
+    reading: BlockEntropy = BlockEntropy.WEIGHTED_MEAN
 
 
 def is_weight_matrix(tensor: ModelTensor) -> bool:
@@ -54,14 +67,19 @@ def analyze_model(
     model: Model,
     *,
     epsilon: float = DEFAULT_EPSILON,
+    reading: BlockEntropy = BlockEntropy.WEIGHTED_MEAN,
     threads: int = 1,
     only_blocks: bool = False,
+    rank: bool = False,
     progress: Progress | None = None,
 ) -> Analysis:
-    """Read every weight matrix once and take its statistics; the result does not depend on `threads`.
+    """Read every weight matrix and take its statistics; the result does not depend on `threads`.
 
     Args:
+        reading: how a block's matrices make one entropy. The flattened one reads a block once more where its
+            values cannot be counted.
         only_blocks: leave out embedding and output, which EWQ does not classify.
+        rank: also the effective rank of every matrix, which reads it again and takes far longer.
         progress: called with (weights done, weights in all).
 
     Raises:
@@ -69,19 +87,29 @@ def analyze_model(
     """
     chosen = [t for t in model.tensors if is_weight_matrix(t) and not (only_blocks and t.block is None)]
     total, done = sum(t.n_elements for t in chosen), 0
+    flattened = reading is BlockEntropy.FLATTENED
 
-    def measure(job: tuple[ModelTensor, int, int]) -> WeightStatistics:
-        tensor, start, stop = job
-        return statistics(tensor.source, start, stop, epsilon=epsilon, name=tensor.name)
+    def job(part: Part) -> tuple[WeightStatistics, Distribution | None]:
+        found, distribution = measure(part, epsilon)
+        if rank:
+            found = replace(found, rank=effective_rank(part.tensor, part.start, part.stop))
+        return found, distribution if flattened else None
 
-    jobs = [(t, start, stop) for t in chosen for start, stop in matrix_ranges(t)]
+    parts = [(t, Part(t.source, start, stop, t.name)) for t in chosen for start, stop in matrix_ranges(t)]
     found: dict[str, list[WeightStatistics]] = {t.name: [] for t in chosen}
+    blocks: dict[int, _Block] = {}
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        futures = [pool.submit(measure, job) for job in jobs]
+        # Submitted a few at a time, so that finished value counts do not pile up.
+        futures: deque[Future[tuple[WeightStatistics, Distribution | None]]] = deque()
+        waiting = iter(parts)
         try:
-            for (tensor, _, _), future in zip(jobs, futures):
-                result = future.result()
+            for tensor, part in parts:
+                while len(futures) < 2 * max(1, threads) and (following := next(waiting, None)) is not None:
+                    futures.append(pool.submit(job, following[1]))
+                result, distribution = futures.popleft().result()
                 found[tensor.name].append(result)
+                if tensor.block is not None:
+                    blocks.setdefault(tensor.block, _Block()).add(part, result, distribution)
                 done += result.n
                 if progress is not None:
                     progress(done, total)
@@ -89,10 +117,41 @@ def analyze_model(
             for future in futures:
                 future.cancel()
             raise
+        indices = sorted(blocks)
+        whole: list[float | None] = [None] * len(indices)
+        if flattened:
+            whole = list(pool.map(lambda i: blocks[i].entropy(epsilon), indices))
     tensors = tuple(TensorStatistics(t.name, t.block, t.shape, tuple(found[t.name])) for t in chosen)
-    by_block: dict[int, list[WeightStatistics]] = {}
-    for entry in tensors:
-        if entry.block is not None:
-            by_block.setdefault(entry.block, []).extend(entry.matrices)
-    blocks = tuple(block_statistics(index, by_block[index]) for index in sorted(by_block))
-    return Analysis(epsilon, blocks, tensors)
+    return Analysis(
+        epsilon,
+        tuple(
+            block_statistics(i, blocks[i].matrices, reading=reading, flattened=h)
+            for i, h in zip(indices, whole)
+        ),
+        tensors,
+        reading,
+    )
+
+
+class _Block:
+    """What is known of a block while its matrices come in."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.matrices: list[WeightStatistics] = []
+        self._counted: Distribution | None = None
+        self._countable = True
+
+    def add(self, part: Part, found: WeightStatistics, distribution: Distribution | None) -> None:
+        self.parts.append(part)
+        self.matrices.append(found)
+        if distribution is None:
+            self._countable, self._counted = False, None
+        elif self._countable:
+            self._counted = merge(self._counted, distribution)
+
+    def entropy(self, epsilon: float) -> float:
+        """Under one softmax over the whole block."""
+        if self._counted is not None:
+            return from_distribution(self._counted, epsilon).entropy
+        return entropy_of_all(self.parts, epsilon)

@@ -14,7 +14,7 @@ Single precision would not do: for millions of weights H differs between blocks 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ class WeightStatistics:
         kurtosis: excess kurtosis, 0 for a Gaussian.
         minimum, maximum: extreme values.
         outliers: share of weights more than 6 standard deviations from the mean.
+        rank: effective rank over the smaller side, where it was asked for (see `rank`).
     """
 
     n: int
@@ -65,6 +66,17 @@ class WeightStatistics:
     minimum: float
     maximum: float
     outliers: float
+    rank: float | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows start..stop of a tensor, taken as one matrix; `name` is for messages."""
+
+    tensor: Tensor
+    start: int
+    stop: int
+    name: str = "tensor"
 
 
 def statistics(
@@ -87,10 +99,36 @@ def statistics(
         CheckpointError: a weight is NaN or infinite; the message names tensor and row.
     """
     stop = tensor.n_rows if stop is None else stop
-    distribution = count_values(tensor, start, stop, name=name, progress=progress)
+    return measure(Part(tensor, start, stop, name), epsilon, progress)[0]
+
+
+def measure(
+    part: Part, epsilon: float = DEFAULT_EPSILON, progress: Callable[[int], None] | None = None
+) -> tuple[WeightStatistics, Distribution | None]:
+    """Statistics, and the counted values where they could be counted; see `statistics`."""
+    distribution = count_values(part.tensor, part.start, part.stop, name=part.name, progress=progress)
     if distribution is not None:
-        return from_distribution(distribution, epsilon)
-    return _streamed(tensor, start, stop, epsilon, name, progress)
+        return from_distribution(distribution, epsilon), distribution
+    return _streamed([part], epsilon, progress), None
+
+
+def entropy_of_all(parts: Sequence[Part], epsilon: float = DEFAULT_EPSILON) -> float:
+    """H of several matrices laid end to end under one softmax, by two passes over their values.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite.
+    """
+    return _streamed(parts, epsilon, None).entropy
+
+
+def merge(one: Distribution | None, other: Distribution) -> Distribution:
+    """The values of two matrices laid end to end."""
+    if one is None:
+        return other
+    values, places = np.unique(np.concatenate([one.values, other.values]), return_inverse=True)
+    counts = np.zeros(len(values), dtype=np.int64)
+    np.add.at(counts, places, np.concatenate([one.counts, other.counts]))
+    return Distribution(values, counts)
 
 
 def count_values(
@@ -187,27 +225,28 @@ def _find_not_finite(tensor: Tensor, start: int, stop: int, name: str) -> None:
         _check_finite(raw, tensor.dtype, first, name)
 
 
-def _blocks(tensor: Tensor, start: int, stop: int, name: str) -> Iterator[F64Array]:
+def _blocks(parts: Sequence[Part]) -> Iterator[F64Array]:
     """The elements in runs of `_BLOCK`, whatever the rows; the last may be shorter."""
     rest: F64Array = np.empty(0, dtype=np.float64)
-    for first, raw in _chunks(tensor, start, stop):
-        _check_finite(raw, tensor.dtype, first, name)
-        flat = np.concatenate([rest, to_float32(raw, tensor.dtype).reshape(-1).astype(np.float64)])
-        whole = len(flat) // _BLOCK * _BLOCK
-        for begin in range(0, whole, _BLOCK):
-            yield flat[begin : begin + _BLOCK]
-        rest = flat[whole:]
+    for part in parts:
+        for first, raw in _chunks(part.tensor, part.start, part.stop):
+            _check_finite(raw, part.tensor.dtype, first, part.name)
+            flat = np.concatenate([rest, to_float32(raw, part.tensor.dtype).reshape(-1).astype(np.float64)])
+            whole = len(flat) // _BLOCK * _BLOCK
+            for begin in range(0, whole, _BLOCK):
+                yield flat[begin : begin + _BLOCK]
+            rest = flat[whole:]
     if len(rest):
         yield rest
 
 
 def _streamed(
-    tensor: Tensor, start: int, stop: int, epsilon: float, name: str, progress: Callable[[int], None] | None
+    parts: Sequence[Part], epsilon: float, progress: Callable[[int], None] | None
 ) -> WeightStatistics:
     """Two passes for data with too many distinct values: the normaliser and moments, then the entropy."""
     tops, sums, moments = [], [], []
     minimum, maximum, n = math.inf, -math.inf, 0
-    for block in _blocks(tensor, start, stop, name):
+    for block in _blocks(parts):
         top = float(block.max())
         tops.append(top)
         sums.append(float(np.exp(block - top).sum()))
@@ -218,7 +257,7 @@ def _streamed(
     mean = math.fsum(moments) / n
     normaliser = math.fsum(s * math.exp(top - maximum) for s, top in zip(sums, tops))
     entropies, seconds, fourths = [], [], []
-    for block in _blocks(tensor, start, stop, name):
+    for block in _blocks(parts):
         p = np.exp(block - maximum) / normaliser
         entropies.append(float((p * _log(p + epsilon)).sum()))
         centred = block - mean
@@ -228,6 +267,6 @@ def _streamed(
             progress(len(block))
     variance = math.fsum(seconds) / n
     limit = 6 * math.sqrt(variance)
-    far = sum(int((np.abs(b - mean) > limit).sum()) for b in _blocks(tensor, start, stop, name))
+    far = sum(int((np.abs(b - mean) > limit).sum()) for b in _blocks(parts))
     kurtosis = math.fsum(fourths) / n / variance**2 - 3 if variance > 0 else 0.0
     return WeightStatistics(n, -math.fsum(entropies), mean, variance, kurtosis, minimum, maximum, far / n)

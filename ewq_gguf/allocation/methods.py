@@ -7,17 +7,22 @@ from dataclasses import asdict
 from typing import Any
 
 from ewq_gguf.allocation.analysis import Analysis
-from ewq_gguf.allocation.ewq import Classification, Precision, classify
+from ewq_gguf.allocation.ewq import (
+    BlockStatistics,
+    Classification,
+    ClassTypes,
+    Precision,
+    Variant,
+    classify,
+    variant_classes,
+)
 from ewq_gguf.allocation.facts import Assignment, fit, quantizable
 from ewq_gguf.allocation.pins import Pin, apply_pins
 from ewq_gguf.allocation.plan import Plan, facts_of, make_plan, raw_type
 from ewq_gguf.allocation.presets import find_preset, preset_types
 from ewq_gguf.errors import PlanError
 from ewq_gguf.ggml.types import GGMLType
-from ewq_gguf.model import Model
-
-DEFAULT_EIGHT_BIT = GGMLType.Q8_0
-DEFAULT_FOUR_BIT = GGMLType.Q4_K
+from ewq_gguf.model import EncodedTensor, Model, ModelTensor
 
 
 def _held(kind: GGMLType) -> Assignment:
@@ -71,31 +76,28 @@ def preset_plan(model: Model, name: str, *, has_imatrix: bool = False, pins: Seq
     )
 
 
-def ewq_plan(
+def class_plan(
     model: Model,
-    analysis: Analysis,
+    classes: Mapping[int, Precision],
+    types: ClassTypes,
     *,
-    x: float = 1.0,
-    eight_bit: GGMLType = DEFAULT_EIGHT_BIT,
-    four_bit: GGMLType = DEFAULT_FOUR_BIT,
     embedding: GGMLType | None = None,
+    method: str = "ewq",
+    parameters: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """EWQ's 4-bit/8-bit mixed variant: each block's matrices in the type of the block's class.
+    """Each block's matrices in the type of the block's class; a block without a class is raw.
 
     Args:
-        x: T = mu - x sigma.
-        eight_bit, four_bit: the types behind the classes; "raw" is the checkpoint's own 16-bit type.
+        classes: block index -> class.
         embedding: type of everything outside the blocks (embedding and output); None keeps it raw, as in
             the paper.
 
     Raises:
-        PlanError: no blocks, or a row fits neither a type nor its fallback.
+        PlanError: a row fits neither a type nor its fallback.
     """
     facts, tensors = facts_of(model)
     raw = raw_type(model)
-    found = classify([b.entropy for b in analysis.blocks], x)
-    types = {Precision.RAW: raw, Precision.EIGHT_BIT: eight_bit, Precision.FOUR_BIT: four_bit}
-    class_of = {b.index: c for b, c in zip(analysis.blocks, found.classes)}
+    resolved = types.resolve(raw)
     assignments = {}
     for t in model.tensors:
         fact = tensors[t.name]
@@ -104,32 +106,101 @@ def ewq_plan(
         elif not quantizable(fact, facts):
             assignments[t.name] = Assignment(raw, raw, "llama.cpp does not quantize it")
         elif t.block is not None:
-            verdict = class_of[t.block]
-            assignments[t.name] = fit(fact, types[verdict], f"block {t.block} is {verdict.value}")
+            verdict = classes.get(t.block, Precision.RAW)
+            reason = f"block {t.block} is {verdict.value}"
+            if verdict is Precision.RAW and types.raw is None:
+                own = _own_type(t, raw)
+                assignments[t.name] = Assignment(own, own, reason)
+            else:
+                assignments[t.name] = fit(fact, resolved[verdict], reason)
         elif embedding is None:
-            assignments[t.name] = Assignment(raw, raw, "outside the blocks, kept raw")
+            own = _own_type(t, raw)
+            assignments[t.name] = Assignment(own, own, "outside the blocks, kept raw")
         else:
             assignments[t.name] = fit(fact, embedding, "outside the blocks")
-    parameters = {
-        "epsilon": analysis.epsilon,
-        "x": x,
-        "raw": raw.name,
-        "8-bit": eight_bit.name,
-        "4-bit": four_bit.name,
+    told = {
+        **{c.value: kind.name for c, kind in resolved.items()},
         "embedding": "raw" if embedding is None else embedding.name,
-        **describe(analysis, found),
+        **(parameters or {}),
     }
-    return make_plan(model, "ewq", parameters, assignments)
+    return make_plan(model, method, told, assignments)
 
 
-def describe(analysis: Analysis, found: Classification) -> Mapping[str, Any]:
-    """Thresholds and blocks as JSON: `mu`, `sigma`, `threshold`, `blocks[]` with their class."""
+def _own_type(tensor: ModelTensor, raw: GGMLType) -> GGMLType:
+    """The checkpoint's 16-bit type, or what a GGUF source has quantized already: more bits would add nothing."""
+    source = tensor.source
+    if isinstance(source, EncodedTensor) and source.encoding.is_quantized:
+        return source.encoding
+    return raw
+
+
+def ewq_plan(
+    model: Model,
+    analysis: Analysis,
+    *,
+    x: float = 1.0,
+    variant: Variant = Variant.MIXED_4BIT_8BIT,
+    types: ClassTypes | None = None,
+    embedding: GGMLType | None = None,
+) -> Plan:
+    """EWQ: each block's matrices in the type of the class that its entropy puts it in.
+
+    Args:
+        x: T = mu - x sigma.
+        variant: what the classes do to the blocks.
+        types: the types behind the classes; the paper's by default.
+        embedding: type of everything outside the blocks; None keeps it raw.
+
+    Raises:
+        PlanError: no blocks, or a row fits neither a type nor its fallback.
+    """
+    found = classify([b.entropy for b in analysis.blocks], x)
+    classes = variant_classes(found.classes, variant)
+    return class_plan(
+        model,
+        {b.index: c for b, c in zip(analysis.blocks, classes)},
+        types or ClassTypes(),
+        embedding=embedding,
+        parameters={"variant": variant.value, "x": x, **describe(analysis, found, classes)},
+    )
+
+
+def uniform_class_plan(
+    model: Model, variant: Variant, types: ClassTypes, *, embedding: GGMLType | None = None
+) -> Plan:
+    """The variants that treat all blocks alike; no weight is read.
+
+    Raises:
+        PlanError: a row fits neither a type nor its fallback.
+    """
+    indices = sorted({t.block for t in model.tensors if t.block is not None})
+    classes = dict(zip(indices, variant_classes([Precision.RAW] * len(indices), variant)))
+    return class_plan(model, classes, types, embedding=embedding, parameters={"variant": variant.value})
+
+
+def describe(
+    analysis: Analysis, found: Classification, classes: Sequence[Precision] | None = None
+) -> Mapping[str, Any]:
+    """Thresholds and blocks as JSON: `epsilon`, `reading`, `mu`, `sigma`, `threshold`, `blocks[]` with class.
+
+    Args:
+        classes: what the blocks got in the end, where that differs from what was found.
+    """
     return {
+        "epsilon": analysis.epsilon,
+        "reading": analysis.reading.value,
         "mu": found.mu,
         "sigma": found.sigma,
         "threshold": found.threshold,
-        "blocks": [{**asdict(b), "class": c.value} for b, c in zip(analysis.blocks, found.classes)],
+        "blocks": [
+            {**block_json(b), "class": c.value} for b, c in zip(analysis.blocks, classes or found.classes)
+        ],
     }
+
+
+def block_json(block: BlockStatistics) -> dict[str, Any]:
+    """A block's statistics as JSON; the rank only where it was measured."""
+    return {key: value for key, value in asdict(block).items() if value is not None}
 
 
 def pinned_plan(model: Model, plan: Plan, pins: Sequence[Pin]) -> Plan:

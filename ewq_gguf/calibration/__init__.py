@@ -1,0 +1,1 @@
+"""What running the model tells: importance matrix and per-tensor probes."""

@@ -1,0 +1,136 @@
+"""How far a changed model has moved from itself: KL divergence against baseline logits kept in memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ewq_gguf.errors import EvaluationError
+from ewq_gguf.evaluation.contexts import Contexts, Step, cut_contexts
+from ewq_gguf.evaluation.engine import Engine, F32Array
+from ewq_gguf.evaluation.scoring import F64Array, Scorer
+from ewq_gguf.evaluation.statistics import Mean, mean
+
+DEFAULT_MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Reading:
+    """KL(baseline || changed model) in nats.
+
+    Attributes:
+        rows: float64 (scored tokens,), in the order of the contexts; inf where the model broke down.
+    """
+
+    rows: F64Array
+
+    @property
+    def mean(self) -> Mean:
+        """Mean and its standard error, tokens taken as independent."""
+        return mean(self.rows)
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """Distributions of some rows: float32 logits and probabilities (rows, n_vocab)."""
+
+    logits: F32Array
+    p: F32Array
+
+    @classmethod
+    def of(cls, logits: F32Array, scorer: Scorer) -> _Baseline:
+        own, p = logits.copy(), np.empty_like(logits)
+
+        def block(start: int, stop: int) -> None:
+            part = own[start:stop].astype(np.float64)
+            weights = np.exp(part - part.max(axis=1, keepdims=True))
+            p[start:stop] = weights / weights.sum(axis=1, keepdims=True)
+
+        scorer.each_block(block, *logits.shape)
+        return cls(own, p)
+
+    def divergence(self, logits: F32Array, scorer: Scorer) -> F64Array:
+        """KL per row as log E_p[exp(-d) - 1 + d], d the difference of logits less its mean under p.
+
+        Every term is positive, so small divergences keep their digits: KL is about half the variance of d.
+        """
+        out = np.full(len(logits), np.nan)
+
+        def block(start: int, stop: int) -> None:
+            p = self.p[start:stop]
+            d = np.subtract(self.logits[start:stop], logits[start:stop], dtype=np.float64)
+            d -= np.einsum("ij,ij->i", p, d)[:, None]
+            terms = np.exp(-d)
+            terms += d
+            terms -= 1
+            out[start:stop] = np.log1p(np.einsum("ij,ij->i", p, terms))
+
+        scorer.each_block(block, *logits.shape)
+        return np.where(np.isfinite(out), out, np.inf)
+
+
+def _thinned(step: Step, stride: int) -> Step:
+    """The same step with every `stride`-th scored token."""
+    kept = np.flatnonzero(step.outputs)[::stride]
+    outputs = np.zeros_like(step.outputs)
+    outputs[kept] = True
+    return replace(step, outputs=outputs, targets=step.targets[::stride])
+
+
+class Meter:
+    """Runs calibration contexts through an engine and compares with the first time; a context manager.
+
+    Memory: 8 bytes * scored tokens * vocabulary. Where that exceeds `max_bytes`, evenly spread tokens are
+    scored; a large vocabulary makes each of them dear, and neighbours say much the same.
+
+    Args:
+        engine: the running model, unchanged at this moment.
+        text: calibration text.
+        chunks: contexts at most; None for all.
+        max_bytes: of baseline distributions kept in memory.
+
+    Attributes:
+        contexts: the text, cut.
+        tokens: scored tokens per reading.
+
+    Raises:
+        EvaluationError: the text cannot be used or the unchanged model yields NaN.
+    """
+
+    def __init__(
+        self, engine: Engine, text: Path | str, chunks: int | None, max_bytes: int = DEFAULT_MAX_BYTES
+    ) -> None:
+        self.engine = engine
+        self.contexts: Contexts = cut_contexts(engine, text, chunks)
+        stride = max(1, math.ceil(8 * self.contexts.rows * engine.n_vocab / max_bytes))
+        self._steps = [_thinned(step, stride) for step in self.contexts.steps(engine.n_seq, engine.n_batch)]
+        self.tokens = sum(int(step.outputs.sum()) for step in self._steps)
+        self._scorer = Scorer(engine.n_threads)
+        self._baseline: list[_Baseline] = []
+        for step in self._steps:
+            logits = step.run(engine)
+            if not np.isfinite(logits).all():
+                self.close()
+                raise EvaluationError(f"{engine.path} yields logits that are not finite; it cannot be probed")
+            self._baseline.append(_Baseline.of(logits, self._scorer))
+
+    def read(self) -> Reading:
+        """Measure the model as it is now."""
+        parts = [
+            baseline.divergence(step.run(self.engine), self._scorer)
+            for step, baseline in zip(self._steps, self._baseline)
+        ]
+        return Reading(np.concatenate(parts))
+
+    def close(self) -> None:
+        self._scorer.close()
+        self._baseline.clear()
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
