@@ -8,26 +8,58 @@ print(result.nbytes, result.bpw)
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ewq_gguf.allocation.analysis import Analysis, analyze_model
+from ewq_gguf.allocation.blockwise import BlockwiseOptions, class_types, ewq_decision, fastewq_decision
+from ewq_gguf.allocation.budget import Goal, SizeOf, file_goal
 from ewq_gguf.allocation.entropy import DEFAULT_EPSILON
-from ewq_gguf.allocation.ewq import check_parameters
-from ewq_gguf.allocation.methods import ewq_plan, pinned_plan, preset_plan, uniform_plan
+from ewq_gguf.allocation.ewq import BlockEntropy, Precision, Variant, check_parameters
+from ewq_gguf.allocation.fastewq import (
+    DEFAULT_FOREST,
+    BlockVerdict,
+    decide_blocks,
+    load_forest,
+)
+from ewq_gguf.allocation.forest import Forest
+from ewq_gguf.allocation.kept import kept_plan
+from ewq_gguf.allocation.labels import Row, label_rows
+from ewq_gguf.allocation.machines import (
+    DEFAULT_RESERVE,
+    Distribution,
+    Machine,
+    distribute,
+    machines_goal,
+)
+from ewq_gguf.allocation.methods import pinned_plan, preset_plan, uniform_plan
 from ewq_gguf.allocation.parsing import parse_type
 from ewq_gguf.allocation.pins import Pin
 from ewq_gguf.allocation.plan import Plan, load_plan
 from ewq_gguf.allocation.presets import PRESETS
-from ewq_gguf.errors import PlanError
+from ewq_gguf.errors import PlanError, QuantizationError
 from ewq_gguf.ggml.types import GGMLType
+from ewq_gguf.headers import header_features
 from ewq_gguf.model import Model
-from ewq_gguf.pipeline.convert import Conversion, default_threads, write_model
-from ewq_gguf.pipeline.source import load_model
+from ewq_gguf.pipeline.convert import (
+    Conversion,
+    check_requantizing,
+    default_threads,
+    file_size,
+    write_model,
+)
+from ewq_gguf.pipeline.importance import column_weights, load_importance
+from ewq_gguf.pipeline.memory import DEFAULT_MEMORY, budget
+from ewq_gguf.pipeline.source import load_model, source_files, source_state
+from ewq_gguf.pipeline.split import Split
 
 StagedProgress = Callable[[str, int, int], None]
-METHODS = ("ewq",)
+METHODS = ("ewq", "fastewq")
+
+
+# Presets that deviate nowhere from their one type, and that the converter writes as well.
+_PLAIN = ("F32", "F16", "BF16", "Q8_0")
 
 
 @dataclass(frozen=True)
@@ -36,23 +68,46 @@ class Decision:
 
     Attributes:
         plan: a plan file to replay.
-        type: one tensor type for all (`bf16`, `Q8_0`) or a llama-quantize preset (`Q4_K_M`).
-        method: "ewq".
+        type: one tensor type for all (`bf16`, `Q8_0`, `Q4_K`) or a llama-quantize preset (`Q4_K_M`, `IQ4_XS`).
+        pure: a name that is both means the type, everywhere, as for llama-quantize --pure.
+        method: "ewq" or "fastewq".
         epsilon, x: EWQ's constants (arXiv 2503.04704).
-        eight_bit, four_bit: the types behind EWQ's classes.
+        block_entropy: how a block's matrices make one entropy; see `allocation.ewq.BlockEntropy`.
+        variant: what the classes do to the blocks; see `allocation.ewq.Variant`.
+        raw, eight_bit, four_bit, ternary: the types behind EWQ's classes; "raw" is the checkpoint's own.
+        classes: three types in their place, for high, middle and low entropy: "Q8_0,Q6_K,Q4_K".
         embedding: type of embedding and output under EWQ, or "raw" as in the paper.
+        size: bytes that the file may have at most, header included; blocks are demoted until it fits.
+        lowest: the class below which no block goes for a size.
+        forest: FastEWQ's classifier: "fast", "fast-train", or a file that `fastewq train` wrote.
         pins: PATTERN=TYPE overrides, the first match wins.
+        keep_output, keep_embedding: leave `output.weight` or the token embeddings in their own type.
+        imatrix: an importance matrix, GGUF or legacy; presets choose other types with one.
+        allow_requantize: a GGUF source may be quantized already.
     """
 
     plan: Path | None = None
     type: str | None = None
+    pure: bool = False
     method: str = "ewq"
     epsilon: float = DEFAULT_EPSILON
     x: float = 1.0
+    block_entropy: str = BlockEntropy.WEIGHTED_MEAN.value
+    variant: str | None = None
+    raw: str = "raw"
     eight_bit: str = "Q8_0"
     four_bit: str = "Q4_K"
+    ternary: str = "TQ1_0"
+    classes: str | None = None
     embedding: str = "raw"
+    size: int | None = None
+    lowest: str = Precision.TERNARY.value
+    forest: str = DEFAULT_FOREST
     pins: tuple[Pin, ...] = ()
+    keep_output: bool = False
+    keep_embedding: bool = False
+    imatrix: Path | None = None
+    allow_requantize: bool = False
 
 
 def _stage(progress: StagedProgress | None, name: str) -> Callable[[int, int], None] | None:
@@ -65,13 +120,17 @@ def analyze(
     model: str | os.PathLike[str],
     *,
     epsilon: float = DEFAULT_EPSILON,
+    block_entropy: str = BlockEntropy.WEIGHTED_MEAN.value,
+    rank: bool = False,
     threads: int | None = None,
     progress: StagedProgress | None = None,
 ) -> Analysis:
     """Entropy, variance, kurtosis and extremes of every weight matrix and transformer block.
 
     Args:
-        model: a checkpoint folder or .safetensors file.
+        model: a checkpoint folder, .safetensors or .gguf file.
+        block_entropy: how a block's matrices make one entropy; see `allocation.ewq.BlockEntropy`.
+        rank: also effective ranks, which takes far longer.
         progress: called with (stage, weights done, weights in all).
 
     Raises:
@@ -80,63 +139,165 @@ def analyze(
     loaded = load_model(Path(model))
     check_parameters(epsilon=epsilon)
     return analyze_model(
-        loaded, epsilon=epsilon, threads=threads or default_threads(), progress=_stage(progress, "Analysing")
+        loaded,
+        epsilon=epsilon,
+        reading=BlockEntropy(block_entropy),
+        rank=rank,
+        threads=threads or default_threads(),
+        progress=_stage(progress, "Analysing"),
     )
 
 
+def guess(
+    model: str | os.PathLike[str], *, forest: str = DEFAULT_FOREST, x: float = 1.0
+) -> tuple[Forest, tuple[BlockVerdict, ...]]:
+    """FastEWQ's verdict on every block, from config and tensor headers alone: no weight, no tokenizer.
+
+    Args:
+        model: a checkpoint folder, .safetensors or .gguf file.
+        forest: the classifier: "fast", "fast-train", or a file that `fastewq train` wrote.
+
+    Raises:
+        EwqError: the model or the classifier cannot be read; the subclass says why.
+    """
+    check_parameters(x=x)
+    found = load_forest(forest)
+    return found, decide_blocks(found, header_features(Path(model)), x=x)
+
+
+def label(
+    model: str | os.PathLike[str],
+    name: str,
+    *,
+    epsilon: float = DEFAULT_EPSILON,
+    x: float = 1.0,
+    threads: int | None = None,
+    progress: StagedProgress | None = None,
+) -> list[Row]:
+    """FastEWQ's training rows for a model, by full analysis.
+
+    Raises:
+        EwqError: the model cannot be read; the subclass says why.
+    """
+    check_parameters(epsilon=epsilon, x=x)
+    loaded = load_model(Path(model))
+    analysis = analyze_model(
+        loaded,
+        epsilon=epsilon,
+        threads=threads or default_threads(),
+        only_blocks=True,
+        progress=_stage(progress, f"Analysing {name}"),
+    )
+    return label_rows(name, loaded, analysis, x)
+
+
 def decide(
-    model: Model, decision: Decision, *, threads: int | None = None, progress: StagedProgress | None = None
+    model: Model,
+    decision: Decision,
+    *,
+    goal: Goal | None = None,
+    size_of: SizeOf | None = None,
+    threads: int | None = None,
+    progress: StagedProgress | None = None,
 ) -> Plan:
     """The plan for an opened model.
+
+    Args:
+        goal: what the plan must fit into, in place of a size.
+        size_of: exact bytes of a plan's file where more goes into it than the plan (an importance matrix's
+            keys, checksums, splits).
 
     Raises:
         PlanError: a type, preset, pattern or constant that cannot be honoured.
         CheckpointError: a weight is not finite.
     """
+    if decision.size is not None and (decision.plan is not None or decision.type is not None):
+        raise PlanError("a size leaves the types to a method; give it without a plan or a type")
     if decision.plan is not None:
         plan = load_plan(decision.plan, model)
     elif decision.type is not None:
-        # F16, Q8_0 and the other plain types are also the names of presets; as types they go everywhere.
-        wanted = _single_type(decision.type)
+        wanted = _single_type(decision.type, decision.pure)
         if wanted is None:
-            return preset_plan(model, decision.type, pins=decision.pins)
+            return _kept(
+                model,
+                preset_plan(
+                    model, decision.type, has_imatrix=decision.imatrix is not None, pins=decision.pins
+                ),
+                decision,
+            )
         plan = uniform_plan(model, wanted)
     elif decision.method == "ewq":
-        check_parameters(epsilon=decision.epsilon, x=decision.x)
-        types = {name: parse_type(name) for name in (decision.eight_bit, decision.four_bit)}
-        embedding = None if decision.embedding == "raw" else parse_type(decision.embedding)
-        analysis = analyze_model(
+        return ewq_decision(
             model,
-            epsilon=decision.epsilon,
+            blockwise_options(decision),
+            goal=goal or _size_goal(model, decision, size_of),
+            adjust=lambda plan: _adjusted(model, plan, decision),
             threads=threads or default_threads(),
-            only_blocks=True,
             progress=_stage(progress, "Analysing"),
         )
-        plan = ewq_plan(
+    elif decision.method == "fastewq":
+        return fastewq_decision(
             model,
-            analysis,
-            x=decision.x,
-            eight_bit=types[decision.eight_bit],
-            four_bit=types[decision.four_bit],
-            embedding=embedding,
+            blockwise_options(decision),
+            goal=goal or _size_goal(model, decision, size_of),
+            adjust=lambda plan: _adjusted(model, plan, decision),
         )
     else:
         raise PlanError(f"there is no method {decision.method!r}; choose one of {', '.join(METHODS)}")
-    return pinned_plan(model, plan, decision.pins) if decision.pins else plan
+    return _adjusted(model, plan, decision)
 
 
-def _single_type(text: str) -> GGMLType | None:
+def _size_goal(model: Model, decision: Decision, size_of: SizeOf | None) -> Goal | None:
+    if decision.size is None:
+        return None
+    return file_goal(decision.size, size_of or (lambda plan: file_size(model, plan)))
+
+
+def _adjusted(model: Model, plan: Plan, decision: Decision) -> Plan:
+    """A method's plan with the user's pins and kept tensors."""
+    return _kept(model, pinned_plan(model, plan, decision.pins) if decision.pins else plan, decision)
+
+
+def _kept(model: Model, plan: Plan, decision: Decision) -> Plan:
+    return kept_plan(model, plan, output=decision.keep_output, embedding=decision.keep_embedding)
+
+
+def blockwise_options(decision: Decision) -> BlockwiseOptions:
+    """What a decision tells EWQ and FastEWQ, with names looked up.
+
+    Raises:
+        PlanError: a type, variant, class or constant that there is not.
+    """
+    try:
+        reading = BlockEntropy(decision.block_entropy)
+        variant = None if decision.variant is None else Variant(decision.variant)
+        lowest = Precision(decision.lowest)
+    except ValueError as error:
+        raise PlanError(f"{error}; see `convert --help`") from error
+    return BlockwiseOptions(
+        epsilon=decision.epsilon,
+        x=decision.x,
+        reading=reading,
+        variant=variant,
+        types=class_types(
+            decision.classes, decision.raw, decision.eight_bit, decision.four_bit, decision.ternary
+        ),
+        embedding=None if decision.embedding == "raw" else parse_type(decision.embedding),
+        lowest=lowest,
+        forest=decision.forest,
+    )
+
+
+def _single_type(text: str, pure: bool) -> GGMLType | None:
     """The tensor type of that name, or None where it names a preset.
 
     Raises:
         PlanError: it names neither.
     """
-    try:
-        return parse_type(text)
-    except PlanError:
-        if text.strip().upper() in PRESETS:
-            return None
-        raise
+    name = text.strip().upper()
+    if name in PRESETS and not pure and name not in _PLAIN:
+        return None
+    return parse_type(text)
 
 
 def plan(
@@ -154,26 +315,123 @@ def plan(
     return decide(load_model(Path(model)), decision or Decision(), threads=threads, progress=progress)
 
 
+def spread(
+    model: str | os.PathLike[str],
+    machines: Sequence[Machine],
+    decision: Decision | None = None,
+    *,
+    n_ctx: int = 4096,
+    reserve: int = DEFAULT_RESERVE,
+    threads: int | None = None,
+    progress: StagedProgress | None = None,
+) -> tuple[Plan, Distribution]:
+    """Which consecutive blocks run on which machine, and the types that make them fit.
+
+    A method demotes blocks until all fits; a plan or a type is laid out as it is.
+
+    Args:
+        machines: in the order of execution; the first runs llama.cpp and holds the embedding.
+        n_ctx: tokens that the KV cache must hold.
+        reserve: bytes of every machine kept for compute buffers.
+
+    Raises:
+        EwqError: the model cannot be read, or it does not fit; the subclass says why.
+    """
+    wish = decision or Decision()
+    loaded = load_model(Path(model))
+    goal = machines_goal(loaded, machines, n_ctx=n_ctx, reserve=reserve)
+    chosen = decide(loaded, wish, goal=goal, threads=threads, progress=progress)
+    found = distribute(loaded, chosen, machines, n_ctx=n_ctx, reserve=reserve)
+    if found is None:
+        raise PlanError(goal.refusal(chosen, None))
+    return chosen, found
+
+
+def preview(
+    model: str | os.PathLike[str],
+    decision: Decision | None = None,
+    *,
+    threads: int | None = None,
+    split: Split | None = None,
+    checksums: bool = False,
+    progress: StagedProgress | None = None,
+) -> tuple[Plan, int]:
+    """What `convert` with the same arguments would do: the plan, and the exact bytes it would write.
+
+    Raises:
+        EwqError: the model cannot be read or the decision not be honoured; the subclass says why.
+    """
+    wish = decision or Decision()
+    loaded = load_model(Path(model))
+    importance = None if wish.imatrix is None else load_importance(wish.imatrix)
+    chosen = decide(loaded, wish, threads=threads, progress=progress)
+    if not wish.allow_requantize:
+        check_requantizing(loaded, chosen)
+    column_weights(loaded, chosen, importance)
+    return chosen, file_size(loaded, chosen, split=split, importance=importance, checksums=checksums)
+
+
 def convert(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str],
     decision: Decision | None = None,
     *,
     threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    split: Split | None = None,
+    checksums: bool = False,
+    resume: bool = False,
     progress: StagedProgress | None = None,
 ) -> Conversion:
-    """Convert a checkpoint to one GGUF file: decide, quantize while streaming, and rename when whole.
+    """Convert a model to GGUF: decide, quantize while streaming, and give the file its name when it is whole.
 
     Args:
-        model: a checkpoint folder or .safetensors file.
+        model: a checkpoint folder, .safetensors or .gguf file (of a split one, any part).
         output: the file to write; an existing one is replaced in one step at the end.
         decision: how types are decided; EWQ with the paper's constants by default.
         threads: quantizing threads; all usable cores by default. The bytes do not depend on it.
-        progress: called with (stage, weights done, weights in all).
+        memory: bytes the process may take, about.
+        split: several files instead of one, named as llama.cpp names them.
+        checksums: store the sha256 of every tensor's bytes in the metadata.
+        resume: go on where an earlier run was interrupted; what it wrote is read again and checked.
+        progress: called with (stage, done, in all).
 
     Raises:
-        EwqError: the subclass says why; nothing is left under `output` or beside it.
+        EwqError: the subclass says why; nothing stands under `output`. What is left beside it, if anything,
+            the message says (see `pipeline.output`).
     """
-    loaded = load_model(Path(model))
-    chosen = decide(loaded, decision or Decision(), threads=threads, progress=progress)
-    return write_model(loaded, chosen, Path(output), threads=threads, progress=_stage(progress, "Quantizing"))
+    source, target, wish = Path(model), Path(output), decision or Decision()
+    limits = budget(memory, threads or default_threads())
+    loaded = load_model(source, limits.window)
+    _refuse_own_source(source, target)
+    if not wish.allow_requantize and wish.plan is None and wish.type is None:
+        check_requantizing(loaded)
+    importance = None if wish.imatrix is None else load_importance(wish.imatrix)
+    chosen = decide(
+        loaded,
+        wish,
+        size_of=lambda plan: file_size(loaded, plan, split=split, importance=importance, checksums=checksums),
+        threads=threads,
+        progress=progress,
+    )
+    if not wish.allow_requantize:
+        check_requantizing(loaded, chosen)
+    return write_model(
+        loaded,
+        chosen,
+        target,
+        threads=threads,
+        memory=memory,
+        importance=importance,
+        split=split,
+        checksums=checksums,
+        resume=resume,
+        source_state=source_state(source),
+        progress=_stage(progress, "Quantizing"),
+        verifying=_stage(progress, "Reading again"),
+    )
+
+
+def _refuse_own_source(source: Path, target: Path) -> None:
+    if target.exists() and any(target.samefile(file) for file in source_files(source)):
+        raise QuantizationError(f"{target} is the source itself; choose another name with -o")

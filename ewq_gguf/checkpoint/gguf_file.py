@@ -23,7 +23,7 @@ from ewq_gguf.checkpoint.tensor import AnyArray, DType, Tensor
 from ewq_gguf.errors import CheckpointError, UnsupportedModelError
 
 _V = gguf.GGUFValueType
-_SCALARS: dict[int, tuple[str, gguf.GGUFValueType]] = {
+SCALARS: dict[int, tuple[str, gguf.GGUFValueType]] = {
     0: ("B", _V.UINT8), 1: ("b", _V.INT8), 2: ("H", _V.UINT16), 3: ("h", _V.INT16), 4: ("I", _V.UINT32),
     5: ("i", _V.INT32), 6: ("f", _V.FLOAT32), 7: ("?", _V.BOOL), 10: ("Q", _V.UINT64), 11: ("q", _V.INT64),
     12: ("d", _V.FLOAT64),
@@ -137,14 +137,14 @@ class _Cursor:
         kind = self.number("I")
         if kind == _STRING:
             return gguf.GGUFValue(self.string(), _V.STRING)
-        if kind in _SCALARS:
-            code, named = _SCALARS[kind]
+        if kind in SCALARS:
+            code, named = SCALARS[kind]
             return gguf.GGUFValue(self.number(code), named)
         if kind != _ARRAY:
             raise self.fail(f"metadata of unknown type {kind}")
         item, count = self.number("I"), self.number("Q")
-        if item in _SCALARS:
-            code, named = _SCALARS[item]
+        if item in SCALARS:
+            code, named = SCALARS[item]
             start = self.take(count * struct.calcsize("<" + code))
             dtype = np.dtype("?" if code == "?" else "<" + code)
             values = np.frombuffer(self.data, dtype=dtype, count=count, offset=start).tolist()

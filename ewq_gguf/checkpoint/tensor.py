@@ -101,7 +101,8 @@ def _fp8_table(exponent_bits: int, mantissa_bits: int, finite_only: bool) -> F32
     else:
         top = exponent == (1 << exponent_bits) - 1
         value[top] = np.where(mantissa[top] == 0, np.inf, np.nan)
-    return (sign * value).astype(np.float32)
+    table: F32Array = (sign * value).astype(np.float32)
+    return table
 
 
 _FP8: dict[DType, F32Array] = {

@@ -13,8 +13,11 @@ from ewq_gguf.errors import EwqError
 # Command -> module under ewq_gguf.cli and the click object in it; a module is imported when its command is used.
 _COMMANDS = {
     "convert": ("convert", "convert_command"),
+    "merge": ("convert", "merge_command"),
     "analyze": ("analyze", "analyze_command"),
     "plan": ("plan", "plan_group"),
+    "fastewq": ("fastewq", "fastewq_group"),
+    "machines": ("machines", "machines_command"),
     "evaluate": ("evaluate", "evaluate"),
     "inspect": ("inspect", "inspect_command"),
     "verify": ("inspect", "verify_command"),

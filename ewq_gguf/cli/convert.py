@@ -1,17 +1,35 @@
-"""`ewq-gguf convert`."""
+"""`ewq-gguf convert` and `ewq-gguf merge`."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import click
 
-from ewq_gguf.api import Decision, convert, decide
-from ewq_gguf.cli.options import decision_options, json_option, model_argument, threads_option
+from ewq_gguf.api import Decision, convert, preview
+from ewq_gguf.cli.options import (
+    decision_options,
+    json_option,
+    model_argument,
+    parse_size_option,
+    threads_option,
+)
 from ewq_gguf.cli.plan_table import show_plan
 from ewq_gguf.cli.terminal import Terminal, format_bytes
-from ewq_gguf.pipeline.convert import file_size
-from ewq_gguf.pipeline.source import load_model
+from ewq_gguf.errors import QuantizationError
+from ewq_gguf.pipeline.memory import DEFAULT_MEMORY
+from ewq_gguf.pipeline.output import resumable
+from ewq_gguf.pipeline.source import source_files
+from ewq_gguf.pipeline.split import Split, parse_split_size
+
+
+def _split_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else parse_split_size(value)
 
 
 @click.command("convert")
@@ -19,6 +37,13 @@ from ewq_gguf.pipeline.source import load_model
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The GGUF file to write.")
 @decision_options
 @click.option("--dry-run", is_flag=True, help="Decide and show exact sizes, write nothing.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option("--split-max-size", callback=_split_size, metavar="SIZE",
+              help="Several files of at most this much tensor data each; 2G is 2 * 1000^3, as for llama-gguf-split.")  # fmt: skip
+@click.option("--split-max-tensors", type=click.IntRange(1), help="Several files of at most so many tensors.")
+@click.option("--checksums", is_flag=True, help="Store the sha256 of every tensor in the metadata.")
+@click.option("--memory", callback=parse_size_option, default=str(DEFAULT_MEMORY), metavar="SIZE",
+              show_default="1GiB", help="What the process may take, whatever the model's size.")  # fmt: skip
 @threads_option
 @json_option
 @click.pass_obj
@@ -28,50 +53,111 @@ def convert_command(
     output: Path | None,
     decision: Decision,
     dry_run: bool,
+    resume: bool,
+    split_max_size: int | None,
+    split_max_tensors: int | None,
+    checksums: bool,
+    memory: int,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Convert MODEL, a checkpoint folder or .safetensors file, to one GGUF file.
+    """Convert MODEL, a checkpoint folder, .safetensors or .gguf file, to GGUF.
 
     \b
     ewq-gguf convert ./SmolLM2 -o smol.gguf                 block types by EWQ
     ewq-gguf convert ./SmolLM2 -o smol.gguf --type Q4_K_M   llama-quantize's preset
+    ewq-gguf convert big-f16.gguf -o big.gguf --type Q4_K_M --imatrix big.imatrix
     ewq-gguf convert ./SmolLM2 -o smol.gguf --tensor-type ffn_down=q6_k
     """
     if output is None and not dry_run:
         raise click.UsageError("give the file to write with -o, or --dry-run to only see the plan")
+    split = None
+    if split_max_size is not None or split_max_tensors is not None:
+        split = Split(split_max_size, split_max_tensors)
+    done = None
     if dry_run or output is None:
-        loaded = load_model(model)
         with terminal.progress() as progress:
-            plan = decide(loaded, decision, threads=threads, progress=progress)
-        nbytes = file_size(loaded, plan)
+            plan, nbytes = preview(
+                model, decision, threads=threads, split=split, checksums=checksums, progress=progress
+            )
     else:
-        with terminal.progress() as progress:
-            done = convert(model, output, decision, threads=threads, progress=progress)
+        with _told_how_to_resume(output), terminal.progress() as progress:
+            done = convert(
+                model, output, decision, threads=threads, memory=memory, split=split,
+                checksums=checksums, resume=resume, progress=progress,
+            )  # fmt: skip
         plan, nbytes = done.plan, done.nbytes
     source = source_bytes(model)
     if as_json:
         terminal.json(
             {
-                "output": None if dry_run or output is None else str(output),
+                "output": None if done is None else str(done.path),
+                "files": [] if done is None else [str(p) for p in done.paths],
                 "bytes": nbytes,
                 "bpw": plan.bpw,
                 "parameters": plan.n_parameters,
                 "method": plan.method,
                 "source_bytes": source,
+                "peak_rss_bytes": None if done is None else done.peak_rss,
+                "resumed_tensors": 0 if done is None else done.resumed,
                 "tensors": [{"name": t.name, "type": t.type.name, "bytes": t.nbytes} for t in plan.tensors],
             }
         )
         return
     show_plan(terminal, plan, source)
-    if dry_run:
+    if done is None:
         terminal.result(f"the file would take {nbytes:,} bytes ({format_bytes(nbytes)})")
-    else:
-        terminal.result(f"wrote {output}, {nbytes:,} bytes ({format_bytes(nbytes)})")
+        return
+    if done.resumed:
+        terminal.note(
+            f"{done.resumed} of {len(plan.tensors)} tensors were there already, read again and sound"
+        )
+    if done.peak_rss is not None:
+        terminal.note(f"peak memory {format_bytes(done.peak_rss)}")
+    what = str(done.path) if len(done.paths) == 1 else f"{done.path} and {len(done.paths) - 1} more"
+    terminal.result(f"wrote {what}, {nbytes:,} bytes ({format_bytes(nbytes)})")
+
+
+@contextlib.contextmanager
+def _told_how_to_resume(output: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run in good order, with a sentence about what is left."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main else None
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        left = "nothing was left behind"
+        if resumable(output):
+            left = "what is done is kept: run the same command again with --resume to go on"
+        raise QuantizationError(f"interrupted; {left}") from error
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def source_bytes(model: Path) -> int:
     """Bytes of the weights that MODEL holds on disk."""
-    if model.is_file():
-        return model.stat().st_size
-    return sum(p.stat().st_size for p in model.glob("*.safetensors"))
+    return sum(p.stat().st_size for p in source_files(model))
+
+
+@click.command("merge")
+@click.argument("part", type=click.Path(path_type=Path))
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), required=True, help="The GGUF file to write."
+)
+@click.pass_obj
+def merge_command(terminal: Terminal, part: Path, output: Path) -> None:
+    """Join the files of a split model into one; PART is any of them.
+
+    \b
+    ewq-gguf merge big-00001-of-00003.gguf -o big.gguf
+    """
+    from ewq_gguf.pipeline.merge import merge
+
+    with terminal.progress() as progress:
+        nbytes = merge(part, output, progress=lambda done, total: progress("Merging", done, total))
+    terminal.result(f"wrote {output}, {nbytes:,} bytes ({format_bytes(nbytes)})")

@@ -10,8 +10,36 @@ from typing import Any, TypeVar
 import click
 
 from ewq_gguf.allocation.entropy import DEFAULT_EPSILON
+from ewq_gguf.allocation.ewq import BlockEntropy, Precision, Variant
+from ewq_gguf.allocation.fastewq import DEFAULT_FOREST
+from ewq_gguf.allocation.parsing import parse_size
 from ewq_gguf.allocation.pins import parse_pin
 from ewq_gguf.api import METHODS, Decision
+
+# Options of EWQ and FastEWQ that carry the name of their field in `Decision`.
+_BLOCKWISE = (
+    "epsilon",
+    "x",
+    "block_entropy",
+    "variant",
+    "classes",
+    "raw",
+    "eight_bit",
+    "four_bit",
+    "ternary",
+    "size",
+    "lowest",
+    "forest",
+    "embedding",
+)
+# Those that hold for every method.
+_ANY_METHOD = ("pure", "keep_output", "keep_embedding", "imatrix", "allow_requantize")
+
+
+def parse_size_option(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Callback of options that take a size: bytes."""
+    return None if value is None else parse_size(value)
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,16 +54,40 @@ def decision_options(function: F) -> F:
     """Add the options that decide types; the command receives them as one `decision`."""
     options = [
         click.option("--type", "type_name", metavar="TYPE", help="One type (bf16, Q8_0) or preset (Q4_K_M) for all."),
+        click.option("--pure", is_flag=True,
+                     help="--type: the one type everywhere, where a preset has the same name (Q2_K, IQ4_XS, ...)."),
         click.option("--method", type=click.Choice(METHODS), default="ewq", show_default=True,
                      help="How types are chosen when neither --type nor --plan is given."),
         click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Replay a plan file."),
         click.option("--tensor-type", "pins", multiple=True, metavar="PATTERN=TYPE",
                      help="Pin tensors whose name matches, e.g. ffn_down=q6_k; repeatable, first match wins."),
+        click.option("--keep-output", is_flag=True, help="Leave output.weight in its own type."),
+        click.option("--keep-embedding", is_flag=True, help="Leave the token embeddings in their own type."),
+        click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE",
+                     help="Importance matrix, GGUF or legacy: weights the columns, as llama-quantize does."),
+        click.option("--allow-requantize", is_flag=True, help="MODEL may be a GGUF that is quantized already."),
         click.option("--epsilon", type=float, default=DEFAULT_EPSILON, show_default=True,
                      help="EWQ: the constant inside the entropy's logarithm."),
         click.option("--x", type=float, default=1.0, show_default=True, help="EWQ: T = mu - X sigma."),
+        click.option("--block-entropy", type=click.Choice([r.value for r in BlockEntropy]),
+                     default=BlockEntropy.WEIGHTED_MEAN.value, show_default=True,
+                     help="EWQ: how a block's matrices make one entropy."),
+        click.option("--variant", type=click.Choice([v.value for v in Variant]),
+                     help="EWQ: what the classes do to the blocks; 4bit-8bit-mixed unless --size is given."),
+        click.option("--classes", metavar="HIGH,MIDDLE,LOW",
+                     help="EWQ: types for high, middle and low entropy, e.g. Q8_0,Q6_K,Q4_K."),
+        click.option("--raw", default="raw", show_default=True, metavar="TYPE",
+                     help="EWQ: the unquantized class; raw is the checkpoint's 16-bit type."),
         click.option("--eight-bit", default="Q8_0", show_default=True, metavar="TYPE", help="EWQ: the 8-bit class."),
         click.option("--four-bit", default="Q4_K", show_default=True, metavar="TYPE", help="EWQ: the 4-bit class."),
+        click.option("--ternary", default="TQ1_0", show_default=True, metavar="TYPE",
+                     help="EWQ: the 1.58-bit class, which only --size uses."),
+        click.option("--size", callback=parse_size_option, metavar="SIZE",
+                     help="EWQ: demote blocks until the file has at most this size, e.g. 4.2GiB."),
+        click.option("--lowest", type=click.Choice([p.value for p in Precision]), default="1.58-bit",
+                     show_default=True, help="EWQ: the class below which no block goes for --size."),
+        click.option("--forest", default=DEFAULT_FOREST, show_default=True, metavar="NAME|FILE",
+                     help="FastEWQ: the classifier: fast, fast-train, or a file of `fastewq train`."),
         click.option("--embedding", default="raw", show_default=True, metavar="TYPE",
                      help="EWQ: embedding and output; raw as in the paper, or a type."),
     ]  # fmt: skip
@@ -47,22 +99,13 @@ def decision_options(function: F) -> F:
         method: str,
         plan_path: Path | None,
         pins: tuple[str, ...],
-        epsilon: float,
-        x: float,
-        eight_bit: str,
-        four_bit: str,
-        embedding: str,
         **rest: Any,
     ) -> Any:
         decision = Decision(
             plan=plan_path,
             type=type_name,
             method=method,
-            epsilon=epsilon,
-            x=x,
-            eight_bit=eight_bit,
-            four_bit=four_bit,
-            embedding=embedding,
+            **{name: rest.pop(name) for name in (*_BLOCKWISE, *_ANY_METHOD)},
             pins=tuple(parse_pin(pin) for pin in pins),
         )
         return function(*args, decision=decision, **rest)

@@ -22,14 +22,18 @@ def _types_of(tensors: list[PlannedTensor]) -> str:
 
 
 def show_plan(terminal: Terminal, plan: Plan, source_bytes: int | None = None) -> None:
-    """Per block: entropy and class where the method has them, types and bytes; then fallbacks and totals."""
+    """Per block: entropy or probability and class where the method has them, types and bytes; then fallbacks and totals."""
     verdicts = {b["index"]: b for b in plan.parameters.get("blocks", [])}
     groups: dict[int | None, list[PlannedTensor]] = {}
     for t in plan.tensors:
         groups.setdefault(block_of(t.name), []).append(t)
     columns = [("block", True), ("types", False), ("weights", True), ("bytes", True), ("bpw", True)]
+    # EWQ measured an entropy, FastEWQ guessed a probability; a variant that treats all blocks alike has neither.
+    measure = next(
+        (key for key in ("entropy", "probability") if any(key in v for v in verdicts.values())), None
+    )
     if verdicts:
-        columns[1:1] = [("entropy", True), ("class", False)]
+        columns[1:1] = [*([(measure, True)] if measure else []), ("class", False)]
     rows = []
     for block in sorted(groups, key=lambda b: (b is not None, b or 0)):
         tensors = groups[block]
@@ -37,7 +41,8 @@ def show_plan(terminal: Terminal, plan: Plan, source_bytes: int | None = None) -
         row = ["other" if block is None else str(block), _types_of(tensors)]
         if verdicts:
             verdict = verdicts.get(block) if block is not None else None
-            row[1:1] = [f"{verdict['entropy']:.9f}", verdict["class"]] if verdict else ["", ""]
+            figures = [f"{verdict[measure]:.9f}" if verdict else ""] if measure else []
+            row[1:1] = [*figures, verdict["class"] if verdict else ""]
         rows.append([*row, f"{weights:,}", f"{nbytes:,}", f"{8 * nbytes / max(1, weights):.2f}"])
     caption = ""
     if "mu" in plan.parameters:

@@ -105,7 +105,9 @@ class Ggml:
             raise EwqError(f"cannot use {path}: {error}; {_INSTALL_HINT}") from error
         self._lib = lib
         self._check_abi()
-        self._to_float = {t: self._dequantizer(t) for t in GGMLType if not t.is_integer and t != GGMLType.F64}
+        self._to_float: dict[GGMLType, Any] = {
+            t: self._dequantizer(t) for t in GGMLType if not t.is_integer and t != GGMLType.F64
+        }
 
     def _check_abi(self) -> None:
         """Compare every type's name and sizes with our table, and the traits struct with the functions."""
@@ -196,9 +198,16 @@ class Ggml:
         return out
 
     def dequantize(
-        self, t: GGMLType, data: npt.NDArray[np.uint8], row_length: int
+        self,
+        t: GGMLType,
+        data: npt.NDArray[np.uint8],
+        row_length: int,
+        out: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Decode rows of type `t`: uint8 (n_rows, row bytes) -> float32 (n_rows, row_length).
+
+        Args:
+            out: float32 (n_rows, row_length) to write into, or None for a new array.
 
         Raises:
             QuantizationError: the byte count does not fit the type and row length.
@@ -212,7 +221,12 @@ class Ggml:
         n_rows = data.nbytes // row_bytes
         if t == GGMLType.F32:
             return data.reshape(-1).view("<f4").reshape(n_rows, row_length)
-        out = np.empty((n_rows, row_length), dtype=np.float32)
+        if out is None:
+            out = np.empty((n_rows, row_length), dtype=np.float32)
+        elif out.shape != (n_rows, row_length) or not out.flags.c_contiguous or out.dtype != np.float32:
+            raise QuantizationError(
+                f"expected an output array of shape {(n_rows, row_length)}, got {out.shape}"
+            )
         convert = self._to_float.get(GGMLType(t))
         if convert is None:
             raise QuantizationError(f"ggml cannot decode {t.name}")

@@ -14,8 +14,10 @@ import numpy as np
 from ewq_gguf.arch import Family, family_for
 from ewq_gguf.checkpoint import Checkpoint, open_checkpoint
 from ewq_gguf.checkpoint.json_file import load_json_object
+from ewq_gguf.checkpoint.mapping import DEFAULT_WINDOW
 from ewq_gguf.errors import CheckpointError, UnsupportedModelError
 from ewq_gguf.model import Model, ModelTensor
+from ewq_gguf.pipeline.gguf_source import is_gguf, model_from_gguf, open_parts
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +35,10 @@ _FOREIGN_QUANTIZATION = {
 
 
 def load_model(path: Path, window: int | None = None) -> Model:
-    """Open a checkpoint folder or .safetensors file and lay it out as a GGUF model; no weight is read.
+    """Open a checkpoint folder, .safetensors or .gguf file and lay it out as a GGUF model; no weight is read.
 
     Args:
+        path: for a split GGUF, any of its parts.
         window: bytes of mapped pages that may be resident at a time, or None for the default.
 
     Raises:
@@ -44,8 +47,31 @@ def load_model(path: Path, window: int | None = None) -> Model:
         TokenizerError: the tokenizer files cannot be used.
     """
     path = Path(path)
-    checkpoint = open_checkpoint(path) if window is None else open_checkpoint(path, window)
-    return model_from_checkpoint(checkpoint)
+    window = DEFAULT_WINDOW if window is None else window
+    if is_gguf(path):
+        return model_from_gguf(path, window)
+    return model_from_checkpoint(open_checkpoint(path, window))
+
+
+def source_files(path: Path) -> list[Path]:
+    """The files that hold MODEL's weights."""
+    path = Path(path)
+    if is_gguf(path):
+        return [part.path for part in open_parts(path)]
+    return [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+
+
+def source_state(path: Path) -> str:
+    """A sha256 of names, sizes and times of MODEL's files: it changes when one of them is written to.
+
+    Raises:
+        CheckpointError: a file cannot be looked at.
+    """
+    try:
+        facts = [(p.name, (s := p.stat()).st_size, s.st_mtime_ns) for p in source_files(path)]
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
@@ -59,8 +85,9 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
     writer.add_type(gguf.GGUFType.MODEL)
     general_metadata(checkpoint.folder, tensors).set_gguf_meta_model(writer)
     family.add_metadata(writer)
+    family.add_folder_metadata(writer, checkpoint.folder)
     vocabulary = family.adjust_vocabulary(type(family).load_vocabulary(checkpoint.folder, family.config))
-    for note in vocabulary.notes:
+    for note in (*family.notes(), *vocabulary.notes):
         _log.warning("%s", note)
     vocabulary.add_to(writer)
     _check_vocabulary_size(family, tensors, len(vocabulary))

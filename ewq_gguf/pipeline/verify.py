@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ewq_gguf.checkpoint.gguf_file import GGUFEntry, GGUFFile, GGUFRows, read_gguf
+from ewq_gguf.checkpoint.gguf_file import GGUFEntry, GGUFFile, GGUFRows
 from ewq_gguf.checkpoint.mapping import MappedFiles
-from ewq_gguf.checkpoint.tensor import DType
 from ewq_gguf.errors import CheckpointError, QuantizationError
 from ewq_gguf.ggml import GGMLType, ggml
 from ewq_gguf.model import Model
+from ewq_gguf.pipeline.gguf_source import byte_rows, open_gguf
 from ewq_gguf.pipeline.quantize import CHUNK_WEIGHTS
 
+__all__ = ["TensorCheck", "byte_rows", "open_gguf", "verify"]
+
 Progress = Callable[[int, int], None]
-_SIZES = {int(t): (t.block_size, t.block_bytes) for t in GGMLType}
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,6 @@ class TensorCheck:
     relative_error: float | None
     worst_row: int | None
     worst_row_error: float | None
-
-
-def open_gguf(path: Path) -> GGUFFile:
-    """Read the header of a GGUF file; every offset and size is checked.
-
-    Raises:
-        CheckpointError, UnsupportedModelError: see `read_gguf`.
-    """
-    return read_gguf(Path(path), _SIZES)
-
-
-def byte_rows(file: GGUFFile, entry: GGUFEntry, files: MappedFiles) -> GGUFRows:
-    """A tensor's rows as bytes of its type."""
-    kind = GGMLType(entry.type)
-    return GGUFRows(file, entry, files, DType.U8, kind.row_bytes(entry.shape[-1] if entry.shape else 1))
 
 
 def verify(path: Path, model: Model | None = None, *, progress: Progress | None = None) -> list[TensorCheck]:

@@ -21,23 +21,25 @@ from ewq_gguf.vocab.vocabulary import TokenType, Vocabulary
 _SPACE_MARK = "\u2581"
 
 
-def load_bpe(folder: Path, config: Mapping[str, Any], *, pre: str | None = None) -> Vocabulary:
+def load_bpe(
+    folder: Path, config: Mapping[str, Any], *, pre: str | None = None, faithful: bool = False
+) -> Vocabulary:
     """The byte-level BPE vocabulary of `folder`, padded to config.json's vocab_size.
 
-    `pre` is the name of llama.cpp's pre-tokenizer; None detects it.
+    `pre` is the name of llama.cpp's pre-tokenizer; None detects it: the one llama.cpp's converter writes, or
+    with `faithful` the one whose token ids come closest to the tokenizer's.
 
-    Raises TokenizerError when there are no tokenizer files, one is damaged, an id does not fit vocab_size, or the
-    pre-tokenizer is not known.
+    Raises TokenizerError when there are no tokenizer files, one is damaged, an id does not fit vocab_size,
+    or the pre-tokenizer is not known.
     """
     tokenizer = open_tokenizer(folder, config)
-    if tokenizer.document["model"].get("type", "BPE") != "BPE":
-        raise TokenizerError(
-            f"{tokenizer.file}: is a {tokenizer.document['model'].get('type')!s:.40} model, not byte-level BPE"
-        )
+    model_type = tokenizer.document["model"].get("type", "BPE")
+    if model_type != "BPE":
+        raise TokenizerError(f"{tokenizer.file}: is a {model_type:.40} model, not byte-level BPE")
     notes: list[str] = []
     tokens, types = token_table(tokenizer, config, notes)
     if pre is None:
-        detected = detect_pretokenizer(tokenizer)
+        detected = detect_pretokenizer(tokenizer, faithful=faithful)
         pre = detected.name
         if detected.note:
             notes.append(detected.note)
@@ -61,8 +63,6 @@ def token_table(
     Appends to `notes` a sentence about added tokens that the model has no row for.
     """
     by_id = {token_id: token for token, token_id in tokenizer.vocab.items()}
-    if not by_id:
-        raise TokenizerError(f"{tokenizer.file}: holds no tokens; download it again")
     size = vocabulary_size(config) or len(by_id)
     highest = max((i for i in by_id if i not in tokenizer.added), default=-1)
     if highest >= size:

@@ -12,7 +12,7 @@ from ewq_gguf.errors import TokenizerError
 MAX_TOKENS = 1 << 21
 """Most entries a vocabulary may claim; the largest published ones stay below a quarter of that."""
 
-MAX_FILE_BYTES = 1 << 28
+MAX_FILE_BYTES = 1 << 27
 """Largest tokenizer file that is read into memory."""
 
 MAX_TOKEN_BYTES = 1 << 16

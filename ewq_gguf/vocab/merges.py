@@ -1,4 +1,5 @@
-"""BPE merges, from tokenizer.json or merges.txt, as "left right" texts (`SpecialVocab` in gguf-py/gguf/vocab.py)."""
+"""BPE merges, from tokenizer.json or merges.txt, as "left right" texts (`SpecialVocab` in
+gguf-py/gguf/vocab.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ _SPACE_SYMBOL = "\u0120"
 def read_merges(folder: Path, tokenizer: Mapping[str, Any] | None) -> list[str]:
     """The merges in `tokenizer` (the content of tokenizer.json), else those of merges.txt, else none.
 
-    Raises TokenizerError when an entry is not a pair of texts.
+    `tokenizer` must have passed `check_document`. Raises TokenizerError when merges.txt cannot be read.
     """
     if tokenizer is not None:
         file = folder / "tokenizer.json"
@@ -26,23 +27,18 @@ def read_merges(folder: Path, tokenizer: Mapping[str, Any] | None) -> list[str]:
 
 
 def _from_json(entries: list[Any], file: Path) -> list[str]:
-    if len(entries) > MAX_MERGES:
-        raise damaged(file, "model.merges", f"has more than {MAX_MERGES} entries")
-    if isinstance(entries[0], str):
-        merges = [as_text(entry, file, f"model.merges[{i}]") for i, entry in enumerate(entries)]
-        for index, merge in enumerate(merges):
-            if merge.count(" ") != 1:
-                raise damaged(file, f"model.merges[{index}]", "is not two texts with a space between")
-        return merges
     merges = []
     for index, entry in enumerate(entries):
+        if isinstance(entry, str):
+            merges.append(entry)
+            continue
         place = f"model.merges[{index}]"
-        pair = as_sequence(entry, file, place)
-        if len(pair) != 2:
-            raise damaged(file, place, f"has {len(pair)} parts, not two")
-        # A space inside a part is spelled as byte-level BPE spells it: the one between the parts must stand alone.
-        left, right = (as_text(part, file, place).replace(" ", _SPACE_SYMBOL) for part in pair)
-        merges.append(f"{left} {right}")
+        # A space inside a part is spelled as byte-level BPE spells it: the one between the parts must stand
+        # alone.
+        parts = (
+            as_text(part, file, place).replace(" ", _SPACE_SYMBOL) for part in as_sequence(entry, file, place)
+        )
+        merges.append(" ".join(parts))
     return merges
 
 

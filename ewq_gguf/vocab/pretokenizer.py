@@ -1,10 +1,10 @@
 """Which of llama.cpp's pre-tokenizers splits text as a given tokenizer does.
 
-Two ways, in this order. The fingerprint: the digest of the token ids of a fixed text, looked up among those that
-llama.cpp's converter knows (`get_vocab_base_pre` in conversion/base.py, kept in fingerprints.json). It depends on every
-token id, so that a fine-tune easily gets another one. The structure: how the tokenizer's own pre-tokenizer cuts a text
-full of hard cases, compared with how llama.cpp's rules do (`llm_tokenizer_bpe` in src/llama-vocab.cpp, kept in
-pretokenizers.json); this depends on no id.
+Two ways, in this order. The fingerprint: the digest of the token ids of a fixed text, looked up among those
+that llama.cpp's converter knows (`get_vocab_base_pre` in conversion/base.py, kept in fingerprints.json). It
+depends on every token id, so that a fine-tune easily gets another one. The structure: how the tokenizer's
+own pre-tokenizer cuts a text full of hard cases, compared with how llama.cpp's rules do (`llm_tokenizer_bpe`
+in src/llama-vocab.cpp, kept in pretokenizers.json); this depends on no id.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any
 from tokenizers import Regex, pre_tokenizers
 
 from ewq_gguf.errors import TokenizerError
-from ewq_gguf.vocab.hf import HfTokenizer, build_backend
+from ewq_gguf.vocab.hf import HfTokenizer, build_backend, library_errors
 
 _MAX_RELEVANT = 256
+_SHOWN = 32
 
 PROBE = (
     "I'm here, I'LL go; they'Ve said 'tis it's HE'S we'd you're don'tcha Ankara'dan y'alld",
@@ -45,7 +46,8 @@ PROBE = (
 
 @dataclass(frozen=True)
 class Detection:
-    """A pre-tokenizer's name, how it was found ("fingerprint" or "structure"), and a sentence where one is due."""
+    """A pre-tokenizer's name, how it was found ("fingerprint" or "structure"), and a sentence where one is
+    due."""
 
     name: str
     how: str
@@ -54,10 +56,16 @@ class Detection:
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of pretokenizers.json: a name, the ways to write its splitting, and what else must hold."""
+    """One row of pretokenizers.json: a name, the ways tokenizers write its splitting, and what else must hold.
+
+    `llama_cpp` is llama.cpp's own splitting where it only approximates `forms`; `aliases` are its other names
+    for the same behaviour.
+    """
 
     name: str
     forms: tuple[tuple[str, ...], ...]
+    llama_cpp: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     ignore_merges: bool | None = None
     bos: bool | None = None
     clean_up: bool | None = None
@@ -65,27 +73,51 @@ class Rule:
 
     def fits(self, tokenizer: HfTokenizer) -> bool:
         """Whether the properties that tell rules of equal splitting apart are those of `tokenizer`."""
-        ignore_merges = tokenizer.document["model"].get("ignore_merges") is True
         clean_up = tokenizer.settings.get("clean_up_tokenization_spaces") is True
         return (
-            self.ignore_merges in (None, ignore_merges)
+            self.merges_alike(tokenizer)
             and self.bos in (None, tokenizer.bos in tokenizer.vocab)
             and self.clean_up in (None, clean_up)
             and self.post_processor in (None, *_post_processors(tokenizer))
         )
 
+    def merges_alike(self, tokenizer: HfTokenizer) -> bool:
+        """Whether a word that is a token is taken whole here as it is in `tokenizer`."""
+        return self.ignore_merges in (None, tokenizer.document["model"].get("ignore_merges") is True)
 
-def detect_pretokenizer(tokenizer: HfTokenizer, fingerprints: Mapping[str, str] | None = None) -> Detection:
+
+def detect_pretokenizer(
+    tokenizer: HfTokenizer, fingerprints: Mapping[str, str] | None = None, *, faithful: bool = False
+) -> Detection:
     """The llama.cpp pre-tokenizer of `tokenizer`; `fingerprints` (digest -> name) replaces the shipped table.
+
+    llama.cpp only approximates some splitting rules. `faithful` takes another of its pre-tokenizers where that
+    one comes closer to the tokenizer than the one its converter would name.
 
     Raises TokenizerError naming the nearest known one when neither way finds it.
     """
     table = known_fingerprints() if fingerprints is None else fingerprints
-    if table:
-        for digest in fingerprints_of(tokenizer):
-            if digest in table:
-                return Detection(table[digest], "fingerprint")
-    return _by_structure(tokenizer)
+    with library_errors(tokenizer.file):
+        name = next((table[digest] for digest in fingerprints_of(tokenizer) if digest in table), None)
+        found = _by_structure(tokenizer) if name is None else Detection(name, "fingerprint")
+        return _closest(tokenizer, found) if faithful else found
+
+
+def _closest(tokenizer: HfTokenizer, found: Detection) -> Detection:
+    splitter = tokenizer.backend.pre_tokenizer
+    current = next((rule for rule in rules() if found.name in (rule.name, *rule.aliases)), None)
+    if current is None or splitter is None:
+        return found
+    own = _cuts(splitter)
+
+    def distance(rule: Rule) -> tuple[bool, int]:
+        return not rule.merges_alike(tokenizer), _distance(own, _rule_cuts(rule.llama_cpp or rule.forms[0]))
+
+    best = min((rule for rule in rules() if rule.fits(tokenizer)), key=distance)
+    if distance(best) >= distance(current):
+        return found
+    note = f"{tokenizer.file}: pre-tokenizer {best.name} instead of {found.name}, for it comes closer"
+    return Detection(best.name, "structure", note)
 
 
 @cache
@@ -99,7 +131,14 @@ def known_fingerprints() -> Mapping[str, str]:
 def rules() -> tuple[Rule, ...]:
     """The splitting rules, in order of preference."""
     return tuple(
-        Rule(**{**row, "forms": tuple(tuple(form) for form in row["forms"])})
+        Rule(
+            **{
+                **row,
+                "forms": tuple(tuple(form) for form in row["forms"]),
+                "llama_cpp": tuple(row.get("llama_cpp", ())),
+                "aliases": tuple(row.get("aliases", ())),
+            }
+        )
         for row in _data("pretokenizers.json")
     )
 
@@ -107,7 +146,8 @@ def rules() -> tuple[Rule, ...]:
 def fingerprints_of(tokenizer: HfTokenizer) -> Iterator[str]:
     """Digests to look up, the converter's own first.
 
-    The later ones undo what fine-tunes change: other tokens around the text, and added tokens that occur in it.
+    The later ones undo what fine-tunes change: other tokens around the text, and added tokens that occur in
+    it.
     """
     text: str = _data("fingerprints.json")["text"]
     seen: set[str] = set()
@@ -119,9 +159,20 @@ def fingerprints_of(tokenizer: HfTokenizer) -> Iterator[str]:
 
 
 def _encodings(tokenizer: HfTokenizer, text: str) -> Iterator[list[int]]:
-    yield tokenizer.encode(text, add_special_tokens=True)
-    plain = tokenizer.encode(text, add_special_tokens=False)
-    yield from _wrapped(tokenizer, plain)
+    own = tokenizer.encode(text, add_special_tokens=True)
+    yield own
+    plain = list(_unwrapped(tokenizer, text))
+    around = _around(own, plain[0])
+    for ids in plain[1:]:
+        yield [*around[0], *ids, *around[1]]
+    for ids in plain:
+        yield from _wrapped(tokenizer, ids)
+
+
+def _unwrapped(tokenizer: HfTokenizer, text: str) -> Iterator[list[int]]:
+    """Ids of `text` alone: with the added tokens as they are, with none, then with ever more of those that
+    matter in the order of their ids, for a fine-tune appends its own."""
+    yield tokenizer.encode(text, add_special_tokens=False)
     normalizer = tokenizer.backend.normalizer
     forms = (text, normalizer.normalize_str(text)) if normalizer is not None else (text,)
     relevant = [
@@ -129,26 +180,31 @@ def _encodings(tokenizer: HfTokenizer, text: str) -> Iterator[list[int]]:
     ]
     if not relevant:
         return
-    # Without its added tokens, then with ever more of them in the order of their ids: a fine-tune appends its own.
     bare = build_backend({**tokenizer.document, "added_tokens": []}, tokenizer.file)
     for count in range(min(len(relevant), _MAX_RELEVANT)):
         if count:
             bare.add_tokens([relevant[count - 1]])
         tokens = bare.encode(text, add_special_tokens=False).tokens
         if all(token in tokenizer.vocab for token in tokens):
-            yield from _wrapped(tokenizer, [tokenizer.vocab[token] for token in tokens])
+            yield [tokenizer.vocab[token] for token in tokens]
+
+
+def _around(own: list[int], plain: list[int]) -> tuple[list[int], list[int]]:
+    """What stands before and after `plain` in `own`; nothing when `plain` is not in it."""
+    extra = len(own) - len(plain)
+    for start in range(max(extra, 0) + 1):
+        if own[start : start + len(plain)] == plain:
+            return own[:start], own[start + len(plain) :]
+    return [], []
 
 
 def _wrapped(tokenizer: HfTokenizer, ids: list[int]) -> Iterator[list[int]]:
-    yield ids
+    """`ids` with and without the tokens that may stand around a text."""
     names = (tokenizer.bos, tokenizer.eos, *_template_tokens(tokenizer))
-    found = list(dict.fromkeys(tokenizer.vocab[name] for name in names if name in tokenizer.vocab))
-    for first in found:
-        yield [first, *ids]
-        for last in found:
-            yield [first, *ids, last]
-    for last in found:
-        yield [*ids, last]
+    ends = [[tokenizer.vocab[name]] for name in dict.fromkeys(names) if name in tokenizer.vocab]
+    for first in ([], *ends):
+        for last in ([], *ends):
+            yield [*first, *ids, *last]
 
 
 def _template_tokens(tokenizer: HfTokenizer) -> list[str]:
@@ -175,24 +231,24 @@ def _by_structure(tokenizer: HfTokenizer) -> Detection:
             "name the nearest of its pre-tokenizers with --pre NAME"
         )
     own = _cuts(splitter)
-    nearest, fewest, line = "", len(PROBE) + 1, ""
+    nearest: tuple[int, str, tuple[Cuts, ...]] | None = None
     for rule in rules():
         if not rule.fits(tokenizer):
             continue
         for form in rule.forms:
             cuts = _rule_cuts(form)
-            differing = [text for text, a, b in zip(PROBE, own, cuts) if a != b]
-            if not differing:
+            distance = _distance(own, cuts)
+            if not distance:
                 note = f"{tokenizer.file}: pre-tokenizer {rule.name}, by how it splits text"
                 return Detection(rule.name, "structure", note)
-            if len(differing) < fewest:
-                nearest, fewest, line = rule.name, len(differing), differing[0]
-    index = PROBE.index(line)
-    theirs = next(_rule_cuts(form) for rule in rules() if rule.name == nearest for form in rule.forms)
-    mine, other = _first_difference(line, own[index], theirs[index])
+            if nearest is None or distance < nearest[0]:
+                nearest = (distance, rule.name, cuts)
+    assert nearest is not None
+    _, name, theirs = nearest
+    mine, other = _first_difference(own, theirs)
     raise TokenizerError(
-        f"{tokenizer.file}: splits text as no pre-tokenizer of llama.cpp does; the nearest is {nearest!r}, "
-        f"which cuts out {other!r} where this one cuts out {mine!r}; take it with --pre {nearest}, "
+        f"{tokenizer.file}: splits text as no pre-tokenizer of llama.cpp does; the nearest is {name}, "
+        f"which cuts out {other!r} where this one cuts out {mine!r}; take it with --pre {name}, "
         "or name another with --pre NAME"
     )
 
@@ -213,11 +269,16 @@ def _rule_cuts(form: tuple[str, ...]) -> tuple[Cuts, ...]:
     return _cuts(pre_tokenizers.Sequence(splits))
 
 
-def _first_difference(text: str, mine: Cuts, other: Cuts) -> tuple[str, str]:
-    for a, b in zip(mine, other):
-        if a != b:
-            return text[slice(*a)], text[slice(*b)]
-    return "nothing more", "something more"
+def _distance(own: tuple[Cuts, ...], theirs: tuple[Cuts, ...]) -> int:
+    return sum(len(set(a) ^ set(b)) for a, b in zip(own, theirs))
+
+
+def _first_difference(own: tuple[Cuts, ...], theirs: tuple[Cuts, ...]) -> tuple[str, str]:
+    for text, mine, other in zip(PROBE, own, theirs):
+        for a, b in zip(mine, other):
+            if a != b:
+                return text[slice(*a)][:_SHOWN], text[slice(*b)][:_SHOWN]
+    return "", "more"
 
 
 def _steps(node: object, key: str) -> list[dict[str, Any]]:

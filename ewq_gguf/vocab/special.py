@@ -1,7 +1,7 @@
 """Special token ids, add-bos/eos flags, merges and chat templates, from every file that may hold them.
 
-The rules are those of `SpecialVocab` in llama.cpp's gguf-py/gguf/vocab.py, of the version pinned in third_party/.
-Chat templates are carried as text and never executed.
+The rules are those of `SpecialVocab` in llama.cpp's gguf-py/gguf/vocab.py, of the version pinned in
+third_party/. Chat templates are carried as text and never executed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ NamedTemplates = tuple[tuple[str, str], ...]
 class SpecialTokens:
     """What the tokenizer files say beside the tokens themselves.
 
-    `ids` and `add` keep the order in which llama.cpp's converter writes them; `notes` are sentences about entries
-    that were ignored.
+    `ids` and `add` keep the order in which llama.cpp's converter writes them; `notes` are sentences about
+    entries that were ignored.
     """
 
     ids: dict[str, int] = field(default_factory=dict)
@@ -56,9 +56,9 @@ def read_special_tokens(
 ) -> SpecialTokens:
     """Collect the special tokens of the tokenizer in `folder`.
 
-    `n_vocab` bounds the ids: one at or above it is left out with a note. None takes every id, as the converter
-    does for byte-level BPE. `config` is used when the folder holds no config.json. `tokenizer` is the content of
-    tokenizer.json when the caller has read it already.
+    `n_vocab` bounds the ids: one at or above it is left out with a note. None takes every id, as the
+    converter does for byte-level BPE. `config` is used when the folder holds no config.json. `tokenizer` is
+    the content of tokenizer.json when the caller has read it already.
 
     Raises TokenizerError when a file is damaged.
     """
@@ -162,7 +162,8 @@ class _Reader:
 class _PostProcessor:
     """Reads from tokenizer.json's post_processor which special tokens are put around a text.
 
-    It may complete `settings` (the content of tokenizer_config.json), but never when that file is empty or absent.
+    It may complete `settings` (the content of tokenizer_config.json), but never when that file is empty or
+    absent.
     """
 
     def __init__(self, reader: _Reader, settings: dict[str, Any], file: Path) -> None:
@@ -322,10 +323,8 @@ def _template_beside(folder: Path) -> tuple[object, Path]:
             raise TokenizerError(f"{extra}: cannot be listed ({error.strerror}); check the folder") from error
         if not others:
             return text, file
-        templates = [{"name": "default", "template": text}]
-        for path in others:
-            templates.append({"name": path.stem, "template": read_text(path, MAX_TEMPLATE_BYTES) or ""})
-        return templates, file
+        named = [(path.stem, read_text(path, MAX_TEMPLATE_BYTES) or "") for path in others]
+        return [{"name": name, "template": content} for name, content in (("default", text), *named)], file
     file = folder / "chat_template.json"
     content = read_object(file)
     return (content.get("chat_template") if content else None), file

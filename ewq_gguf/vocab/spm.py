@@ -52,7 +52,8 @@ def load_sentencepiece(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
     """The SentencePiece vocabulary of `folder` (tokenizer.model, added_tokens.json, tokenizer_config.json),
     padded to config.json's vocab_size.
 
-    Raises TokenizerError when there is no tokenizer.model (ask `has_sentencepiece` first) or a file is damaged.
+    Raises TokenizerError when there is no tokenizer.model (ask `has_sentencepiece` first) or a file is
+    damaged.
     """
     table = read_sentencepiece_table(folder, config)
     vocabulary = Vocabulary(

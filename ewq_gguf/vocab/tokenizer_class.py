@@ -1,6 +1,8 @@
-"""What the class of a tokenizer implies beside its files: default special tokens and the BOS/EOS around a text.
+"""What the class of a tokenizer implies beside its files: default special tokens and the BOS/EOS around a
+text.
 
-The values are those of the fast tokenizer classes of transformers 4.57, the version that llama.cpp's converter pins.
+The values are those of the fast tokenizer classes of transformers 4.57, the version that llama.cpp's
+converter pins.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ _QWEN2_REGEX = (
 
 @dataclass(frozen=True)
 class TokenizerClass:
-    """A tokenizer class: `defaults` for special tokens that tokenizer_config.json leaves out; `add_bos`/`add_eos`
-    are not None for a class that puts them around a text whatever tokenizer.json's post-processor says;
-    `split_regex` splits text when there is only vocab.json and merges.txt."""
+    """A tokenizer class: `defaults` for special tokens that tokenizer_config.json leaves out;
+    `add_bos`/`add_eos` are not None for a class that puts them around a text whatever tokenizer.json's
+    post-processor says; `split_regex` splits text when there is only vocab.json and merges.txt."""
 
     defaults: Mapping[str, str] = field(default_factory=dict)
     add_bos: bool | None = None
@@ -97,7 +99,8 @@ _BY_MODEL_TYPE: dict[str, str] = {
 
 
 def tokenizer_class(settings: Mapping[str, Any], config: Mapping[str, Any]) -> TokenizerClass:
-    """The class that tokenizer_config.json names, else the one config.json names or its model_type implies."""
+    """The class that tokenizer_config.json names, else the one config.json names or its model_type
+    implies."""
     for name in (settings.get("tokenizer_class"), config.get("tokenizer_class")):
         if isinstance(name, str):
             return _CLASSES.get(name.removesuffix("Fast"), _PLAIN)

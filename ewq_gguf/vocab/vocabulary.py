@@ -32,8 +32,8 @@ class Vocabulary:
     """One tokenizer, ready to be written; `tokens[i]`, `scores[i]` and `types[i]` belong to token id i.
 
     `special_ids` ("bos", "eos", "unk", "eot", ...) and `add_special` keep the order of llama.cpp's converter.
-    `chat_template` is one text, or (name, text) pairs. `notes` are sentences about what was ignored or assumed,
-    worth a line on the terminal.
+    `chat_template` is one text, or (name, text) pairs. `notes` are sentences about what was ignored or
+    assumed, worth a line on the terminal.
     """
 
     model: str
@@ -118,7 +118,8 @@ class Vocabulary:
                 names[name] = None
                 writer.add_string(f"tokenizer.chat_template.{name}", text)
         if names:
-            # The converter writes the names of a set in no fixed order; equal input must give equal bytes here.
+            # The converter writes the names of a set in no fixed order; equal input must give equal bytes
+            # here.
             writer.add_array("tokenizer.chat_templates", list(names))
         if default is not None:
             writer.add_string("tokenizer.chat_template", default)

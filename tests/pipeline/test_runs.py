@@ -47,7 +47,7 @@ def files(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     made = {"bf16": folder / "bf16.gguf", "ewq": folder / "ewq.gguf"}
     ewq_gguf.convert(reference, made["bf16"], ewq_gguf.Decision(type="bf16"))
     ewq_gguf.convert(reference, made["ewq"])
-    yield made
+    return made
 
 
 def test_tokens_equal_sentencepiece(files: dict[str, Path], reference: Path) -> None:

@@ -1,0 +1,274 @@
+"""Rate-distortion allocation from end to end: run the model once, measure, and choose types for any size.
+
+The model is written to a scratch GGUF in its own 16-bit type (llama.cpp can only run a file), an importance
+matrix is collected, every tensor is disturbed in memory and the divergence measured, and each type's error on
+each tensor is taken with ggml's own quantizers. The resulting table serves any number of targets (CVXQ,
+arXiv 2409.02026; the linearity theorem, arXiv 2411.17525). Everything measured is kept in the cache.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ewq_gguf.allocation.distortion import FULL_POOL, PLAIN_POOL, measure_distortions, types_to_measure
+from ewq_gguf.allocation.facts import Assignment
+from ewq_gguf.allocation.methods import preset_plan, uniform_plan
+from ewq_gguf.allocation.plan import Plan, make_plan, raw_type
+from ewq_gguf.allocation.scores import Allocation, DamageModel, ScoreTable, score_table
+from ewq_gguf.allocation.targets import Target, file_budget
+from ewq_gguf.calibration.imatrix import ImportanceMatrix, collect_imatrix
+from ewq_gguf.calibration.imatrix_file import load_imatrix, save_imatrix
+from ewq_gguf.calibration.journal import Journal, fingerprint
+from ewq_gguf.calibration.probe import Probe
+from ewq_gguf.calibration.session import ProbeSettings, probe_model
+from ewq_gguf.errors import PlanError
+from ewq_gguf.ggml import GGMLType
+from ewq_gguf.model import Model
+from ewq_gguf.pipeline.convert import default_threads, file_metadata, write_model
+from ewq_gguf.pipeline.writer import header_bytes, padded
+
+StagedProgress = Callable[[str, int, int], None]
+# A short text of the project's own, for those who give none.
+DEFAULT_TEXT = Path(__file__).parent.parent / "calibration" / "default.txt"
+
+
+@dataclass(frozen=True)
+class Study:
+    """How a model is studied.
+
+    Attributes:
+        damage: "probe" (measured), "imatrix" (weighted error only) or "mse" (no model run at all).
+        text: calibration text; the built-in one by default.
+        imatrix: an importance matrix file, or None to collect one.
+        use_imatrix: whether importance weights are used at all.
+        pool: types to choose from; None for every type worth having.
+        chunks: contexts of 512 tokens per probe; `imatrix_chunks` for the importance matrix.
+        blocks: probe only this many blocks, evenly spread; None for all.
+        cache: folder that keeps what was measured; None keeps nothing.
+    """
+
+    damage: DamageModel = "probe"
+    text: Path = DEFAULT_TEXT
+    imatrix: Path | None = None
+    use_imatrix: bool = True
+    pool: tuple[GGMLType, ...] | None = None
+    chunks: int = 2
+    imatrix_chunks: int = 16
+    blocks: int | None = None
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Studied:
+    """What a study found: the table for any target, and the importance matrix to quantize with."""
+
+    study: Study
+    table: ScoreTable
+    imatrix: ImportanceMatrix | None
+    probes: tuple[Probe, ...]
+
+    def column_weights(self, model: Model) -> dict[str, npt.NDArray[np.float32]]:
+        """Importance weights per tensor for the quantizer: float32 (matrices, row_length)."""
+        if self.imatrix is None:
+            return {}
+        return {
+            t.name: self.imatrix.weights(t.name, t.row_length)
+            for t in model.tensors
+            if t.name in self.imatrix
+        }
+
+
+def default_cache() -> Path:
+    """Where studies are kept: EWQ_GGUF_CACHE, XDG_CACHE_HOME/ewq-gguf or ~/.cache/ewq-gguf, under studies."""
+    base = os.environ.get("EWQ_GGUF_CACHE")
+    root = (
+        Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ewq-gguf"
+    )
+    return root / "studies"
+
+
+def study_model(
+    model: Model, study: Study, *, threads: int | None = None, progress: StagedProgress | None = None
+) -> Studied:
+    """Measure what the study needs; what an earlier run measured is taken from the cache.
+
+    Raises:
+        EvaluationError: llama.cpp cannot run the model, or the text is unusable.
+        CheckpointError: the source or importance matrix is damaged.
+        PlanError: a tensor can take no type of the pool.
+    """
+    threads = threads or default_threads()
+    folder = None if study.cache is None else study.cache / model.fingerprint[:16]
+    pool = study.pool or (FULL_POOL if study.use_imatrix else PLAIN_POOL)
+
+    def stage(name: str) -> Callable[[int, int], None] | None:
+        return None if progress is None else lambda done, total: progress(name, done, total)
+
+    needs_run = study.damage in ("probe", "direct") or (study.use_imatrix and study.imatrix is None)
+    imatrix = load_imatrix(study.imatrix) if study.imatrix is not None and study.use_imatrix else None
+    probes: Sequence[Probe] = ()
+    with tempfile.TemporaryDirectory(prefix="ewq-gguf-", dir=_scratch_folder(model)) as scratch:
+        baseline = Path(scratch) / "baseline.gguf"
+        if needs_run:
+            plan = uniform_plan(model, raw_type(model))
+            write_model(model, plan, baseline, threads=threads, progress=stage("Writing the scratch copy"))
+        if study.use_imatrix and imatrix is None:
+            imatrix = _collected(model, study, baseline, folder, threads, stage("Importance matrix"))
+        facts = {
+            "model": model.fingerprint,
+            "imatrix": None if imatrix is None else imatrix.fingerprint(),
+        }
+        distortions = measure_distortions(
+            model,
+            types_to_measure(pool),
+            imatrix=imatrix,
+            journal=Journal(folder, "distortion", facts),
+            n_threads=threads,
+            progress=stage("Errors of each type"),
+        )
+        if study.damage in ("probe", "direct"):
+            settings = ProbeSettings(
+                chunks=study.chunks, n_threads=threads, blocks=study.blocks, cache=folder
+            )
+            probes = probe_model(
+                baseline,
+                study.text,
+                list(distortions),
+                imatrix=imatrix,
+                settings=settings,
+                progress=stage("Probing tensors"),
+            )
+    table = score_table(model, distortions, study.damage, probes)
+    return Studied(study, table, imatrix, tuple(probes))
+
+
+def _scratch_folder(model: Model) -> Path | None:
+    """A memory-backed folder where the scratch copy fits twice, else the system's own."""
+    shared = Path("/dev/shm")
+    need = 2 * sum(t.n_elements for t in model.tensors) * 2
+    if shared.is_dir() and os.access(shared, os.W_OK):
+        status = os.statvfs(shared)
+        if status.f_bavail * status.f_frsize > 2 * need:
+            return shared
+    return None
+
+
+def _collected(
+    model: Model,
+    study: Study,
+    baseline: Path,
+    folder: Path | None,
+    threads: int,
+    progress: Callable[[int, int], None] | None,
+) -> ImportanceMatrix:
+    text = study.text.read_bytes() if study.text.is_file() else str(study.text).encode()
+    key = fingerprint({"text": text.hex()[: 1 << 20], "chunks": study.imatrix_chunks, "size": len(text)})
+    kept = None if folder is None else folder / f"imatrix-{key[:16]}.gguf"
+    if kept is not None and kept.is_file():
+        return load_imatrix(kept)
+    imatrix = collect_imatrix(
+        baseline, study.text, chunks=study.imatrix_chunks, output=True, n_threads=threads, progress=progress
+    )
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_imatrix(imatrix, kept)
+    return imatrix
+
+
+def rd_plan(
+    model: Model,
+    studied: Studied,
+    target: Target,
+    *,
+    pins: Mapping[str, GGMLType] | None = None,
+    pool: Sequence[GGMLType] | None = None,
+) -> Plan:
+    """The plan with the least predicted damage for a target; the file never exceeds it.
+
+    Args:
+        pins: tensors whose type is given.
+        pool: types allowed; None for all in the table.
+
+    Raises:
+        PlanError: the target is out of reach; the message names floor and ceiling.
+    """
+    table = studied.table
+    raw = raw_type(model)
+    plain = {key: value.value for key, value in model.metadata.items()}
+    if target.max_kld is not None:
+        if table.unit != "nats per token":
+            raise PlanError("--max-kld needs measured damage; leave --damage at probe")
+        allocation = table.allocate_for_damage(target.max_kld, pool=pool, pins=pins)
+        return _as_plan(model, studied, target, allocation, raw)
+    like_bytes = None
+    if target.like is not None:
+        stock = preset_plan(model, target.like, has_imatrix=True)
+        like_bytes = sum(padded(t.nbytes) for t in stock.tensors)
+    # The header holds the plan's own provenance; it settles after a round or two.
+    overhead = _header_size(model, uniform_plan(model, raw)) + 4096
+    for _ in range(4):
+        budget = file_budget(target, plain, model.n_parameters, overhead, like_bytes)
+        if budget is None:
+            raise PlanError(
+                "rate-distortion allocation needs a target: --size, --bpw, --like, --max-kld or --vram"
+            )
+        plan = _as_plan(model, studied, target, _within(table, budget, pool, pins), raw)
+        size = _header_size(model, plan) + sum(padded(t.nbytes) for t in plan.tensors)
+        if target.size is None or size <= target.size:
+            return plan
+        overhead += size - target.size
+    raise PlanError(
+        f"no allocation fits {target.size:,} bytes with its header; choose a slightly larger size"
+    )
+
+
+def _within(
+    table: ScoreTable,
+    budget: int,
+    pool: Sequence[GGMLType] | None,
+    pins: Mapping[str, GGMLType] | None,
+) -> Allocation:
+    """The best allocation in a budget; a budget above everything in the pool takes the best of all."""
+    items = table.items(pool=pool, pins=pins)
+    ceiling = table.fixed_bytes + sum(max(o.bytes for o in item.options) for item in items)
+    return table.allocate(min(budget, ceiling), pool=pool, pins=pins)
+
+
+def _header_size(model: Model, plan: Plan) -> int:
+    return len(header_bytes(model.arch, file_metadata(model, plan), model.tensors, plan.types()))
+
+
+def _as_plan(model: Model, studied: Studied, target: Target, allocation: Allocation, raw: GGMLType) -> Plan:
+    assignments = {}
+    for t in model.tensors:
+        if t.name in allocation.types:
+            kind = allocation.types[t.name]
+            damage = studied.table.options[t.name][kind].damage
+            assignments[t.name] = Assignment(kind, kind, f"predicted damage {damage:.3g}")
+        else:
+            kind = raw if t.fixed is None else t.fixed
+            assignments[t.name] = Assignment(kind, kind, "always stored so")
+    solution = allocation.solution
+    wanted = {k: v for k, v in vars(target).items() if v is not None and k not in ("context", "cache_type")}
+    if target.vram is not None:
+        wanted |= {"context": target.context, "cache_type": target.cache_type.name}
+    parameters: dict[str, Any] = {
+        "target": wanted,
+        "damage": studied.table.damage_model,
+        "unit": studied.table.unit,
+        "predicted": allocation.damage,
+        "gap": solution.gap if math.isfinite(solution.gap) else None,
+        "text": studied.study.text.name,
+        "imatrix": studied.imatrix is not None,
+        "probe_chunks": studied.study.chunks,
+    }
+    return make_plan(model, "rd", parameters, assignments)

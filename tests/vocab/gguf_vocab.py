@@ -1,0 +1,62 @@
+"""A GGUF file that holds a vocabulary and no tensors, and llama.cpp's tokenizer on it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from ewq_gguf.vocab import Vocabulary
+
+
+def write_vocab_only(path: Path, vocabulary: Vocabulary) -> None:
+    """Write the least that llama.cpp reads a vocabulary from: the tokenizer's keys and a model of one block."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(64)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(vocabulary))
+    vocabulary.add_to(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+
+
+class LlamaTokenizer:
+    """llama.cpp's tokenizer of a vocabulary-only GGUF file."""
+
+    def __init__(self, library: Any, vocab: Any) -> None:
+        self._library = library
+        self._vocab = vocab
+
+    def encode(self, text: str, *, add_special: bool = False) -> list[int]:
+        """Token ids of `text`; special tokens written out in it count as such."""
+        data = text.encode("utf-8")
+        room = len(data) + 16
+        buffer = (ctypes.c_int32 * room)()
+        count = self._library.llama_tokenize(self._vocab, data, len(data), buffer, room, add_special, True)
+        assert count >= 0, f"llama_tokenize wants room for {-count} tokens"
+        return list(buffer[:count])
+
+
+@contextmanager
+def open_vocab(path: Path) -> Iterator[LlamaTokenizer]:
+    """Load only the vocabulary of the GGUF file at `path` into llama.cpp."""
+    import llama_cpp
+
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+    assert model, f"llama.cpp does not load {path}"
+    try:
+        yield LlamaTokenizer(llama_cpp, llama_cpp.llama_model_get_vocab(model))
+    finally:
+        llama_cpp.llama_model_free(model)
