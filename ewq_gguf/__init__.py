@@ -17,10 +17,11 @@ from ewq_gguf.errors import (
 )
 
 if TYPE_CHECKING:
-    from ewq_gguf.api import Decision, analyze, convert, plan
+    from ewq_gguf.api import Decision, analyze, convert, plan, preview
+    from ewq_gguf.pipeline.split import Split
 
 # Loaded when first asked for: `import ewq_gguf` and `ewq-gguf --help` stay quick.
-_LAZY = ("Decision", "analyze", "convert", "plan")
+_LAZY = ("Decision", "Split", "analyze", "convert", "plan", "preview")
 
 __all__ = [
     "CheckpointError",
@@ -29,12 +30,14 @@ __all__ = [
     "EwqError",
     "PlanError",
     "QuantizationError",
+    "Split",
     "TokenizerError",
     "UnsupportedModelError",
     "__version__",
     "analyze",
     "convert",
     "plan",
+    "preview",
 ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ewq_gguf.allocation.analysis import Analysis, analyze_model
@@ -17,6 +17,7 @@ from ewq_gguf.allocation.blockwise import BlockwiseOptions, class_types, ewq_dec
 from ewq_gguf.allocation.budget import Goal, SizeOf, file_goal
 from ewq_gguf.allocation.entropy import DEFAULT_EPSILON
 from ewq_gguf.allocation.ewq import BlockEntropy, Precision, Variant, check_parameters
+from ewq_gguf.allocation.facts import quantizable
 from ewq_gguf.allocation.fastewq import (
     DEFAULT_FOREST,
     BlockVerdict,
@@ -36,8 +37,9 @@ from ewq_gguf.allocation.machines import (
 from ewq_gguf.allocation.methods import pinned_plan, preset_plan, uniform_plan
 from ewq_gguf.allocation.parsing import parse_type
 from ewq_gguf.allocation.pins import Pin
-from ewq_gguf.allocation.plan import Plan, load_plan
+from ewq_gguf.allocation.plan import Plan, facts_of, raw_type
 from ewq_gguf.allocation.presets import PRESETS
+from ewq_gguf.allocation.targets import Target, file_budget
 from ewq_gguf.errors import PlanError, QuantizationError
 from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.headers import header_features
@@ -49,13 +51,15 @@ from ewq_gguf.pipeline.convert import (
     file_size,
     write_model,
 )
-from ewq_gguf.pipeline.importance import column_weights, load_importance
+from ewq_gguf.pipeline.importance import Importance, column_weights, load_importance
 from ewq_gguf.pipeline.memory import DEFAULT_MEMORY, budget
+from ewq_gguf.pipeline.optimize import Studied, Study, rd_plan, study_model
+from ewq_gguf.pipeline.plan_file import fitted_plan
 from ewq_gguf.pipeline.source import load_model, source_files, source_state
 from ewq_gguf.pipeline.split import Split
 
 StagedProgress = Callable[[str, int, int], None]
-METHODS = ("ewq", "fastewq")
+METHODS = ("rd", "ewq", "fastewq")
 
 
 # Presets that deviate nowhere from their one type, and that the converter writes as well.
@@ -67,17 +71,20 @@ class Decision:
     """How types are decided; the first of `plan`, `type` and `method` that is set counts.
 
     Attributes:
-        plan: a plan file to replay.
+        plan: a plan file to replay, or a GGUF file whose types to take.
         type: one tensor type for all (`bf16`, `Q8_0`, `Q4_K`) or a llama-quantize preset (`Q4_K_M`, `IQ4_XS`).
         pure: a name that is both means the type, everywhere, as for llama-quantize --pure.
-        method: "ewq" or "fastewq".
+        method: "rd" (rate-distortion, measured), "ewq" or "fastewq"; None takes rd where a target or size is
+            given and EWQ otherwise.
         epsilon, x: EWQ's constants (arXiv 2503.04704).
         block_entropy: how a block's matrices make one entropy; see `allocation.ewq.BlockEntropy`.
         variant: what the classes do to the blocks; see `allocation.ewq.Variant`.
         raw, eight_bit, four_bit, ternary: the types behind EWQ's classes; "raw" is the checkpoint's own.
         classes: three types in their place, for high, middle and low entropy: "Q8_0,Q6_K,Q4_K".
         embedding: type of embedding and output under EWQ, or "raw" as in the paper.
-        size: bytes that the file may have at most, header included; blocks are demoted until it fits.
+        size: bytes that the file may have at most, header included.
+        target: other ways to say how large the file or its damage may be.
+        study: how rate-distortion allocation measures the model.
         lowest: the class below which no block goes for a size.
         forest: FastEWQ's classifier: "fast", "fast-train", or a file that `fastewq train` wrote.
         pins: PATTERN=TYPE overrides, the first match wins.
@@ -89,7 +96,7 @@ class Decision:
     plan: Path | None = None
     type: str | None = None
     pure: bool = False
-    method: str = "ewq"
+    method: str | None = None
     epsilon: float = DEFAULT_EPSILON
     x: float = 1.0
     block_entropy: str = BlockEntropy.WEIGHTED_MEAN.value
@@ -101,6 +108,8 @@ class Decision:
     classes: str | None = None
     embedding: str = "raw"
     size: int | None = None
+    target: Target = field(default_factory=Target)
+    study: Study = field(default_factory=Study)
     lowest: str = Precision.TERNARY.value
     forest: str = DEFAULT_FOREST
     pins: tuple[Pin, ...] = ()
@@ -108,6 +117,24 @@ class Decision:
     keep_embedding: bool = False
     imatrix: Path | None = None
     allow_requantize: bool = False
+
+    @property
+    def chosen_method(self) -> str:
+        """The method that decides where neither plan nor type is given."""
+        return self.method or ("rd" if self.wanted.is_set else "ewq")
+
+    @property
+    def wanted(self) -> Target:
+        """The target, with `size` as one way to give it.
+
+        Raises:
+            PlanError: both are given.
+        """
+        if self.size is None:
+            return self.target
+        if self.target.is_set:
+            raise PlanError("a size and another target exclude each other; give one")
+        return Target(size=self.size)
 
 
 def _stage(progress: StagedProgress | None, name: str) -> Callable[[int, int], None] | None:
@@ -197,6 +224,7 @@ def decide(
     *,
     goal: Goal | None = None,
     size_of: SizeOf | None = None,
+    studied: Studied | None = None,
     threads: int | None = None,
     progress: StagedProgress | None = None,
 ) -> Plan:
@@ -206,15 +234,16 @@ def decide(
         goal: what the plan must fit into, in place of a size.
         size_of: exact bytes of a plan's file where more goes into it than the plan (an importance matrix's
             keys, checksums, splits).
+        studied: what a study of the model found, where there is one already.
 
     Raises:
         PlanError: a type, preset, pattern or constant that cannot be honoured.
         CheckpointError: a weight is not finite.
     """
-    if decision.size is not None and (decision.plan is not None or decision.type is not None):
-        raise PlanError("a size leaves the types to a method; give it without a plan or a type")
+    if decision.wanted.is_set and (decision.plan is not None or decision.type is not None):
+        raise PlanError("a size or target leaves the types to a method; give it without a plan or a type")
     if decision.plan is not None:
-        plan = load_plan(decision.plan, model)
+        plan = fitted_plan(decision.plan, model)
     elif decision.type is not None:
         wanted = _single_type(decision.type, decision.pure)
         if wanted is None:
@@ -226,7 +255,11 @@ def decide(
                 decision,
             )
         plan = uniform_plan(model, wanted)
-    elif decision.method == "ewq":
+    elif decision.chosen_method == "rd":
+        pins = pinned_types(model, decision)
+        studied = studied or study(model, decision, threads=threads, progress=progress)
+        return rd_plan(model, studied, decision.wanted, pins=pins, size_of=size_of)
+    elif decision.chosen_method == "ewq":
         return ewq_decision(
             model,
             blockwise_options(decision),
@@ -235,7 +268,7 @@ def decide(
             threads=threads or default_threads(),
             progress=_stage(progress, "Analysing"),
         )
-    elif decision.method == "fastewq":
+    elif decision.chosen_method == "fastewq":
         return fastewq_decision(
             model,
             blockwise_options(decision),
@@ -243,14 +276,60 @@ def decide(
             adjust=lambda plan: _adjusted(model, plan, decision),
         )
     else:
-        raise PlanError(f"there is no method {decision.method!r}; choose one of {', '.join(METHODS)}")
+        raise PlanError(f"there is no method {decision.chosen_method!r}; choose one of {', '.join(METHODS)}")
     return _adjusted(model, plan, decision)
 
 
 def _size_goal(model: Model, decision: Decision, size_of: SizeOf | None) -> Goal | None:
-    if decision.size is None:
+    target, exact = decision.wanted, size_of or (lambda plan: file_size(model, plan))
+    if not target.is_set:
         return None
-    return file_goal(decision.size, size_of or (lambda plan: file_size(model, plan)))
+    if target.max_kld is not None:
+        raise PlanError("--max-kld needs measured damage, which --method rd has")
+    if target.size is not None:
+        return file_goal(target.size, exact)
+    if target.like is not None:
+        return file_goal(exact(preset_plan(model, target.like, has_imatrix=True)), exact)
+    raw = uniform_plan(model, raw_type(model))
+    overhead = exact(raw) - raw.data_bytes
+    plain = {key: value.value for key, value in model.metadata.items()}
+    budgeted = file_budget(target, plain, model.n_parameters, overhead)
+    return None if budgeted is None else file_goal(budgeted + overhead, exact)
+
+
+def study(
+    model: Model, decision: Decision, *, threads: int | None = None, progress: StagedProgress | None = None
+) -> Studied:
+    """Measure what rate-distortion allocation needs to know of an opened model; cached, for any target.
+
+    Raises:
+        EwqError: llama.cpp cannot run the model, or the text or importance matrix is unusable.
+    """
+    wish = decision.study
+    if decision.imatrix is not None:
+        wish = replace(wish, imatrix=decision.imatrix)
+    return study_model(
+        model, wish, extra=pinned_types(model, decision).values(), threads=threads, progress=progress
+    )
+
+
+def pinned_types(model: Model, decision: Decision) -> dict[str, GGMLType]:
+    """Tensors whose type the user has fixed: pins, and those kept in their own type.
+
+    Raises:
+        PlanError: a pattern matches nothing that may be changed.
+    """
+    baseline = uniform_plan(model, raw_type(model))
+    before, after = baseline.types(), _adjusted(model, baseline, replace(decision, size=None)).types()
+    pinned = {name: kind for name, kind in after.items() if kind is not before[name]}
+    facts, tensors = facts_of(model)
+    for name, keep in (
+        ("output.weight", decision.keep_output),
+        ("token_embd.weight", decision.keep_embedding),
+    ):
+        if keep and name in tensors and quantizable(tensors[name], facts):
+            pinned[name] = before[name]
+    return pinned
 
 
 def _adjusted(model: Model, plan: Plan, decision: Decision) -> Plan:
@@ -363,8 +442,15 @@ def preview(
     """
     wish = decision or Decision()
     loaded = load_model(Path(model))
-    importance = None if wish.imatrix is None else load_importance(wish.imatrix)
-    chosen = decide(loaded, wish, threads=threads, progress=progress)
+    importance, studied = _weights_for(loaded, wish, threads, progress)
+    chosen = decide(
+        loaded,
+        wish,
+        size_of=lambda plan: file_size(loaded, plan, split=split, importance=importance, checksums=checksums),
+        studied=studied,
+        threads=threads,
+        progress=progress,
+    )
     if not wish.allow_requantize:
         check_requantizing(loaded, chosen)
     column_weights(loaded, chosen, importance)
@@ -406,11 +492,12 @@ def convert(
     _refuse_own_source(source, target)
     if not wish.allow_requantize and wish.plan is None and wish.type is None:
         check_requantizing(loaded)
-    importance = None if wish.imatrix is None else load_importance(wish.imatrix)
+    importance, studied = _weights_for(loaded, wish, threads, progress)
     chosen = decide(
         loaded,
         wish,
         size_of=lambda plan: file_size(loaded, plan, split=split, importance=importance, checksums=checksums),
+        studied=studied,
         threads=threads,
         progress=progress,
     )
@@ -430,6 +517,16 @@ def convert(
         progress=_stage(progress, "Quantizing"),
         verifying=_stage(progress, "Reading again"),
     )
+
+
+def _weights_for(
+    model: Model, wish: Decision, threads: int | None, progress: StagedProgress | None
+) -> tuple[Importance | None, Studied | None]:
+    """The importance matrix to quantize with: the user's, or the one that a study collects."""
+    if wish.plan is None and wish.type is None and wish.chosen_method == "rd":
+        studied = study(model, wish, threads=threads, progress=progress)
+        return studied.importance, studied
+    return (None if wish.imatrix is None else load_importance(wish.imatrix)), None
 
 
 def _refuse_own_source(source: Path, target: Path) -> None:

@@ -4,6 +4,7 @@
         reference.convert(folder, target, "bf16")
 
 The environment is made once in the cache folder; EWQ_REFERENCE_PYTHON names an interpreter to use instead.
+Where the registry's torch comes with gigabytes for graphics cards, PIP_EXTRA_INDEX_URL can name one without.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
 import gguf
 import numpy as np
@@ -11,13 +12,32 @@ import numpy as np
 from ewq_gguf.arch.base import Family
 from ewq_gguf.arch.config import Config
 from ewq_gguf.arch.views import Computed, Reshape
+from ewq_gguf.arch.vocabularies import sentencepiece_or_bpe
 from ewq_gguf.checkpoint.tensor import DType, Tensor
-from ewq_gguf.errors import UnsupportedModelError
+from ewq_gguf.errors import TokenizerError, UnsupportedModelError
+from ewq_gguf.vocab import Vocabulary, has_sentencepiece, load_bpe, load_sentencepiece
 
 # These models have no positions; a length for programs that ask for one.
 _CONTEXT = 2**20
 _BAND_ROWS = 1024
 _EMBEDDINGS = ("backbone.embeddings.weight", "backbone.embedding.weight")
+
+
+def load_mamba(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
+    """Byte-level BPE, else tokenizer.model.
+
+    Raises:
+        TokenizerError: the files are missing or damaged.
+    """
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    if not any((folder / name).is_file() for name in names):
+        raise TokenizerError(
+            f"{folder} holds no tokenizer; the first Mamba models use that of EleutherAI/gpt-neox-20b: "
+            "put its tokenizer.json and tokenizer_config.json there"
+        )
+    if (folder / "tokenizer.json").is_file() or not has_sentencepiece(folder):
+        return load_bpe(folder, config)
+    return load_sentencepiece(folder, config)
 
 
 class Mamba(Family):
@@ -32,6 +52,7 @@ class Mamba(Family):
         "FalconMambaForCausalLM",
     )
     arch: ClassVar[str] = "mamba"
+    load_vocabulary: ClassVar[Callable[[Path, Mapping[str, Any]], Vocabulary]] = staticmethod(load_mamba)
     vocab_multiple: ClassVar[int] = 8
 
     def prepare_config(self, config: Config) -> Config:
@@ -85,6 +106,9 @@ class Mamba2(Mamba):
 
     architectures: ClassVar[tuple[str, ...]] = ("Mamba2ForCausalLM",)
     arch: ClassVar[str] = "mamba2"
+    load_vocabulary: ClassVar[Callable[[Path, Mapping[str, Any]], Vocabulary]] = staticmethod(
+        sentencepiece_or_bpe
+    )
     vocab_multiple: ClassVar[int] = 16
 
     def rename(self, name: str) -> str | None:

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import gguf
 
 from ewq_gguf.arch.base import Family
 from ewq_gguf.arch.config import finite
+from ewq_gguf.vocab import Vocabulary, has_sentencepiece, load_bpe, load_sentencepiece
+
+
+def load_mpt(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
+    """Byte-level BPE; SEA-LION's SentencePiece model, which names its special tokens nowhere.
+
+    Raises:
+        TokenizerError: the files are missing or damaged.
+    """
+    if not has_sentencepiece(folder) or (folder / "tokenizer.json").is_file():
+        return load_bpe(folder, config)
+    vocabulary = load_sentencepiece(folder, config)
+    return replace(
+        vocabulary,
+        special_ids={**vocabulary.special_ids, "pad": 3, "eos": 1, "unk": 0},
+        add_special={**vocabulary.add_special, "bos": False},
+    )
 
 
 class MPT(Family):
@@ -15,6 +35,7 @@ class MPT(Family):
 
     architectures: ClassVar[tuple[str, ...]] = ("MPTForCausalLM",)
     arch: ClassVar[str] = "mpt"
+    load_vocabulary: ClassVar[Callable[[Path, Mapping[str, Any]], Vocabulary]] = staticmethod(load_mpt)
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         config = self.config

@@ -18,6 +18,7 @@ _COMMANDS = {
     "plan": ("plan", "plan_group"),
     "fastewq": ("fastewq", "fastewq_group"),
     "machines": ("machines", "machines_command"),
+    "calibrate": ("calibrate", "calibrate_group"),
     "evaluate": ("evaluate", "evaluate"),
     "inspect": ("inspect", "inspect_command"),
     "verify": ("inspect", "verify_command"),

@@ -30,7 +30,9 @@ from ewq_gguf.cli.terminal import Terminal
               help="How a block's matrices make one entropy.")  # fmt: skip
 @click.option("--rank", is_flag=True, help="Effective ranks too; takes far longer.")
 @click.option("--tensors", is_flag=True, help="A row per tensor instead of per block.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write a row per tensor and expert here.")
+@click.option(
+    "--csv", "csv_path", type=click.Path(path_type=Path), help="Write a row per tensor and expert here."
+)
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path),
               help="Draw block entropies with mu, T and the classes; .png, .svg or .pdf.")  # fmt: skip
 @threads_option
@@ -76,7 +78,7 @@ def analyze_command(
     if as_json:
         terminal.json(analysis_json(analysis, found, x))
         return
-    caption = f"mu {found.mu:.9f}, sigma {found.sigma:.3g}, T = mu - {x:g} sigma = {found.threshold:.9f}"
+    caption = f"mu {found.mu:.12f}, sigma {found.sigma:.3g}, T = mu - {x:g} sigma = {found.threshold:.12f}"
     title = f"entropy in nats, epsilon {epsilon:g}, {analysis.reading.value}"
     if tensors:
         _tensor_table(terminal, analysis, title)
@@ -86,7 +88,7 @@ def analyze_command(
 
 def _figures(s: Any) -> list[str]:
     return [
-        f"{s.entropy:.9f}", f"{s.variance:.4g}", f"{s.kurtosis:.2f}", f"{s.minimum:.3g}", f"{s.maximum:.3g}",
+        f"{s.entropy:.12f}", f"{s.variance:.4g}", f"{s.kurtosis:.2f}", f"{s.minimum:.3g}", f"{s.maximum:.3g}",
         f"{s.outliers:.2g}",
     ]  # fmt: skip
 
@@ -99,7 +101,13 @@ def _block_table(
     terminal: Terminal, analysis: Analysis, found: Classification, title: str, caption: str
 ) -> None:
     ranked = any(b.rank is not None for b in analysis.blocks)
-    columns = [("block", True), ("class", False), *_FIGURES, *([("rank", True)] if ranked else []), ("weights", True)]
+    columns = [
+        ("block", True),
+        ("class", False),
+        *_FIGURES,
+        *([("rank", True)] if ranked else []),
+        ("weights", True),
+    ]
     rows = [
         [str(b.index), c.value, *_figures(b), *([_rank(b.rank)] if ranked else []), f"{b.parameters:,}"]
         for b, c in zip(analysis.blocks, found.classes)
@@ -138,7 +146,9 @@ def analysis_csv(analysis: Analysis) -> str:
     fields = list(asdict(matrices[0][2])) if matrices else []
     writer.writerow(["name", "block", *fields])
     for name, block, m in matrices:
-        writer.writerow([name, "" if block is None else block, *("" if v is None else v for v in asdict(m).values())])
+        writer.writerow(
+            [name, "" if block is None else block, *("" if v is None else v for v in asdict(m).values())]
+        )
     return out.getvalue()
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import numpy as np
 
 from ewq_gguf.cli.terminal import Terminal, format_bytes
 from ewq_gguf.evaluation.engine import Settings
 from ewq_gguf.evaluation.native import CACHE_TYPES
+
+if TYPE_CHECKING:
+    from ewq_gguf.evaluation.divergence import Divergence
 
 F = TypeVar("F", bound=Callable[..., Any])
 _path = click.Path(path_type=Path)
@@ -67,6 +71,7 @@ def perplexity_command(
     **options: Any,
 ) -> None:
     """Perplexity of each file by llama-perplexity's rule, with its standard error."""
+    from ewq_gguf.evaluation.paired import compare_perplexities
     from ewq_gguf.evaluation.perplexity import perplexity
 
     if baseline is not None:
@@ -106,6 +111,10 @@ def perplexity_command(
     ]
     first = results[0]
     terminal.table(f"perplexity of {text.name}", columns, rows, f"{first.chunks} contexts of {first.n_ctx}")
+    for result in results[1:]:
+        # Files of other vocabularies stand in the table, but their tokens cannot be paired.
+        if np.array_equal(result.targets, first.targets):
+            terminal.result(compare_perplexities(result, first).sentence)
 
 
 @evaluate.command("divergence")
@@ -141,7 +150,7 @@ def _divergence(
     settings: Settings,
 ) -> None:
     from ewq_gguf.evaluation.divergence import divergence
-    from ewq_gguf.evaluation.paired import compare_all
+    from ewq_gguf.evaluation.paired import compare_all, ranking
 
     with terminal.progress() as progress:
         results = divergence(
@@ -163,40 +172,64 @@ def _divergence(
             }
         )
         return
-    columns = [("", False), *((r.file.name, True) for r in results)]
-
-    def row(name: str, show: Callable[[Any], str]) -> list[str]:
-        return [name, *(show(r) for r in results)]
-
-    def se(value: float, error: float, scale: float = 1.0, digits: int = 4) -> str:
-        return f"{value * scale:.{digits}f} +/- {error * scale:.{digits}f}"
-
-    rows = [
-        row("size", lambda r: format_bytes(r.n_bytes)),
-        row("perplexity", lambda r: se(r.ppl, r.ppl_se)),
-        row("ln(ppl / baseline's)", lambda r: se(r.ln_ppl_ratio, r.ln_ppl_ratio_se, digits=5)),
-        row("correlation of nll, %", lambda r: f"{100 * r.correlation:.2f}"),
-        row("KLD mean", lambda r: se(r.mean_kld, r.mean_kld_se, digits=6)),
-        row("KLD median", lambda r: f"{r.median_kld:.6f}"),
-        row("KLD 90 %", lambda r: f"{r.p90_kld:.6f}"),
-        row("KLD 95 %", lambda r: f"{r.p95_kld:.6f}"),
-        row("KLD 99 %", lambda r: f"{r.p99_kld:.6f}"),
-        row("KLD 99.9 %", lambda r: f"{r.p999_kld:.6f}"),
-        row("KLD max", lambda r: f"{r.max_kld:.6f}"),
-        row("delta p mean, %", lambda r: se(r.mean_delta_p, r.mean_delta_p_se, 100, 3)),
-        row("delta p RMS, %", lambda r: se(r.rms_delta_p, r.rms_delta_p_se, 100, 3)),
-        row("same top token, %", lambda r: se(r.top1_agreement, r.top1_agreement_se, 100, 2)),
-    ]
-    if any(r.kld_error for r in results):
-        rows.append(row("KLD lost by the cache", lambda r: f"{r.kld_error or 0:.2g}"))
     first = results[0]
     caption = (
         f"baseline {baseline.name}, perplexity {first.baseline_ppl:.4f}; "
         f"{first.tokens:,} tokens in {first.chunks} contexts of {first.n_ctx}; KLD in nats"
     )
+    # Few files stand side by side with every figure; many become lines with the main ones.
+    columns, rows = _divergence_columns(results) if len(results) <= 4 else _divergence_lines(results)
     terminal.table("divergence from the baseline", columns, rows, caption)
-    for pair in pairs:
+    for pair in ranking(results):
         terminal.result(pair.sentence)
+
+
+_Table = tuple[list[tuple[str, bool]], list[list[str]]]
+
+
+def _se(value: float, error: float, scale: float = 1.0, digits: int = 4) -> str:
+    return f"{value * scale:.{digits}f} +/- {error * scale:.{digits}f}"
+
+
+def _divergence_columns(results: Sequence[Divergence]) -> _Table:
+    """Every figure, one column per file."""
+    figures: list[tuple[str, Callable[[Divergence], str]]] = [
+        ("size", lambda r: format_bytes(r.n_bytes)),
+        ("perplexity", lambda r: _se(r.ppl, r.ppl_se)),
+        ("ln(ppl / baseline's)", lambda r: _se(r.ln_ppl_ratio, r.ln_ppl_ratio_se, digits=5)),
+        ("correlation of nll, %", lambda r: f"{100 * r.correlation:.2f}"),
+        ("KLD mean", lambda r: _se(r.mean_kld, r.mean_kld_se, digits=6)),
+        ("  error over contexts", lambda r: f"+/- {r.mean_kld_se_contexts:.6f}"),
+        ("KLD median", lambda r: f"{r.median_kld:.6f}"),
+        ("KLD 90 %", lambda r: f"{r.p90_kld:.6f}"),
+        ("KLD 95 %", lambda r: f"{r.p95_kld:.6f}"),
+        ("KLD 99 %", lambda r: f"{r.p99_kld:.6f}"),
+        ("KLD 99.9 %", lambda r: f"{r.p999_kld:.6f}"),
+        ("KLD max", lambda r: f"{r.max_kld:.6f}"),
+        ("delta p mean, %", lambda r: _se(r.mean_delta_p, r.mean_delta_p_se, 100, 3)),
+        ("delta p RMS, %", lambda r: _se(r.rms_delta_p, r.rms_delta_p_se, 100, 3)),
+        ("same top token, %", lambda r: _se(r.top1_agreement, r.top1_agreement_se, 100, 2)),
+    ]
+    if any(r.kld_error for r in results):
+        figures.append(("KLD lost by the cache", lambda r: f"{r.kld_error or 0:.2g}"))
+    columns = [("", False), *((r.file.name, True) for r in results)]
+    return columns, [[name, *(show(r) for r in results)] for name, show in figures]
+
+
+def _divergence_lines(results: Sequence[Divergence]) -> _Table:
+    """The main figures, one line per file."""
+    columns = [
+        ("file", False), ("size", True), ("perplexity", True), ("KLD mean", True), ("KLD median", True),
+        ("KLD 99 %", True), ("KLD max", True), ("delta p RMS, %", True), ("same top, %", True),
+    ]  # fmt: skip
+    return columns, [
+        [
+            r.file.name, format_bytes(r.n_bytes), _se(r.ppl, r.ppl_se), _se(r.mean_kld, r.mean_kld_se, digits=6),
+            f"{r.median_kld:.6f}", f"{r.p99_kld:.5f}", f"{r.max_kld:.4f}", f"{100 * r.rms_delta_p:.3f}",
+            f"{100 * r.top1_agreement:.2f}",
+        ]
+        for r in results
+    ]  # fmt: skip
 
 
 @evaluate.command("baseline")
@@ -277,7 +310,8 @@ def choice_command(
     **options: Any,
 ) -> None:
     """Multiple-choice accuracy of each file, and the answers that flip against a baseline."""
-    from ewq_gguf.evaluation.choice import answer_questions, compare_answers
+    from ewq_gguf.evaluation.choice import answer_questions
+    from ewq_gguf.evaluation.flips import compare_answers
     from ewq_gguf.evaluation.questions import load_questions
 
     asked = load_questions(questions, shots=shots, limit=limit)

@@ -12,9 +12,12 @@ import click
 from ewq_gguf.allocation.entropy import DEFAULT_EPSILON
 from ewq_gguf.allocation.ewq import BlockEntropy, Precision, Variant
 from ewq_gguf.allocation.fastewq import DEFAULT_FOREST
-from ewq_gguf.allocation.parsing import parse_size
+from ewq_gguf.allocation.parsing import parse_size, parse_type
 from ewq_gguf.allocation.pins import parse_pin
+from ewq_gguf.allocation.scores import DamageModel
+from ewq_gguf.allocation.targets import Target
 from ewq_gguf.api import METHODS, Decision
+from ewq_gguf.pipeline.optimize import DEFAULT_TEXT, Study
 
 # Options of EWQ and FastEWQ that carry the name of their field in `Decision`.
 _BLOCKWISE = (
@@ -56,9 +59,9 @@ def decision_options(function: F) -> F:
         click.option("--type", "type_name", metavar="TYPE", help="One type (bf16, Q8_0) or preset (Q4_K_M) for all."),
         click.option("--pure", is_flag=True,
                      help="--type: the one type everywhere, where a preset has the same name (Q2_K, IQ4_XS, ...)."),
-        click.option("--method", type=click.Choice(METHODS), default="ewq", show_default=True,
-                     help="How types are chosen when neither --type nor --plan is given."),
-        click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Replay a plan file."),
+        click.option("--method", type=click.Choice(METHODS),
+                     help="How types are chosen: rd (measured) where a size or target is given, else ewq."),
+        click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Replay a plan file, or take the types of a GGUF file."),
         click.option("--tensor-type", "pins", multiple=True, metavar="PATTERN=TYPE",
                      help="Pin tensors whose name matches, e.g. ffn_down=q6_k; repeatable, first match wins."),
         click.option("--keep-output", is_flag=True, help="Leave output.weight in its own type."),
@@ -83,7 +86,24 @@ def decision_options(function: F) -> F:
         click.option("--ternary", default="TQ1_0", show_default=True, metavar="TYPE",
                      help="EWQ: the 1.58-bit class, which only --size uses."),
         click.option("--size", callback=parse_size_option, metavar="SIZE",
-                     help="EWQ: demote blocks until the file has at most this size, e.g. 4.2GiB."),
+                     help="The file has at most this size, e.g. 4.2GiB."),
+        click.option("--bpw", type=float, help="Bits per weight at most."),
+        click.option("--like", metavar="PRESET", help="The bytes that this preset would take, e.g. Q4_K_M."),
+        click.option("--max-kld", type=float, help="rd: the smallest file with at most this divergence, in nats."),
+        click.option("--vram", callback=parse_size_option, metavar="SIZE",
+                     help="Weights, KV cache and work buffers fit into this much memory."),
+        click.option("--context", type=click.IntRange(1), default=8192, show_default=True,
+                     help="--vram: tokens of context."),
+        click.option("--cache-type", default="F16", show_default=True, metavar="TYPE",
+                     help="--vram: type of the KV cache."),
+        click.option("--text", "study_text", type=click.Path(path_type=Path), metavar="FILE",
+                     help="rd: calibration text; a short built-in one by default."),
+        click.option("--damage", type=click.Choice(["probe", "imatrix", "mse"]), default="probe", show_default=True,
+                     help="rd: what counts as damage: measured divergence, weighted error, or plain error."),
+        click.option("--pool", metavar="TYPES", help="rd: types to choose from, e.g. Q4_K,Q5_K,Q6_K."),
+        click.option("--probe-chunks", type=click.IntRange(1), default=2, show_default=True,
+                     help="rd: contexts of 512 tokens per probed tensor."),
+        click.option("--blocks", type=click.IntRange(1), help="rd: probe only so many blocks, evenly spread."),
         click.option("--lowest", type=click.Choice([p.value for p in Precision]), default="1.58-bit",
                      show_default=True, help="EWQ: the class below which no block goes for --size."),
         click.option("--forest", default=DEFAULT_FOREST, show_default=True, metavar="NAME|FILE",
@@ -96,12 +116,36 @@ def decision_options(function: F) -> F:
     def wrapped(
         *args: Any,
         type_name: str | None,
-        method: str,
+        method: str | None,
         plan_path: Path | None,
         pins: tuple[str, ...],
+        bpw: float | None,
+        like: str | None,
+        max_kld: float | None,
+        vram: int | None,
+        context: int,
+        cache_type: str,
+        study_text: Path | None,
+        damage: DamageModel,
+        pool: str | None,
+        probe_chunks: int,
+        blocks: int | None,
         **rest: Any,
     ) -> Any:
+        target = Target(
+            bpw=bpw, like=like, max_kld=max_kld, vram=vram, context=context, cache_type=parse_type(cache_type)
+        )
+        study = Study(
+            damage=damage,
+            text=study_text or DEFAULT_TEXT,
+            use_imatrix=damage != "mse",
+            pool=None if pool is None else tuple(parse_type(name) for name in pool.split(",")),
+            chunks=probe_chunks,
+            blocks=blocks,
+        )
         decision = Decision(
+            target=target,
+            study=study,
             plan=plan_path,
             type=type_name,
             method=method,

@@ -28,6 +28,7 @@ from ewq_gguf.evaluation.statistics import (
     correlation,
     exp_of_mean,
     mean,
+    mean_over_groups,
     percentile,
     proportion,
     root_mean_square,
@@ -61,6 +62,7 @@ class Divergence:
         ppl, ppl_se, baseline_ppl, baseline_ppl_se: perplexities with standard errors.
         tokens, chunks, n_ctx: scored tokens, contexts, their length.
         mean_kld, mean_kld_se, median_kld, p90_kld, p95_kld, p99_kld, p999_kld, max_kld: KL(baseline || file).
+        mean_kld_se_contexts: error of mean_kld if tokens of one context hang together (`mean_over_groups`).
         mean_delta_p, rms_delta_p (with errors): change of the true token's probability.
         top1_agreement (with error): share of tokens where both rank the same token first.
         ln_ppl_ratio, ppl_ratio (with errors): perplexity against the baseline's, the errors from paired
@@ -84,6 +86,7 @@ class Divergence:
     baseline_ppl_se: float
     mean_kld: float
     mean_kld_se: float
+    mean_kld_se_contexts: float
     median_kld: float
     p90_kld: float
     p95_kld: float
@@ -259,6 +262,7 @@ def _summarize(
         baseline_ppl_se=base_ppl.se,
         mean_kld=kld_mean.value,
         mean_kld_se=kld_mean.se,
+        mean_kld_se_contexts=mean_over_groups(kld, contexts.chunks).se,
         median_kld=percentile(kld, 0.5),
         p90_kld=percentile(kld, 0.9),
         p95_kld=percentile(kld, 0.95),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,9 @@ import numpy.typing as npt
 from ewq_gguf.errors import EvaluationError
 from ewq_gguf.evaluation.divergence import Divergence
 from ewq_gguf.evaluation.perplexity import Perplexity
-from ewq_gguf.evaluation.statistics import Mean, mean
+from ewq_gguf.evaluation.statistics import mean_over_groups
 
 F64Array = npt.NDArray[np.float64]
-_ENOUGH_GROUPS = 8
 _CLEAR = 3.0
 _LIKELY = 2.0
 
@@ -66,20 +65,6 @@ class Paired:
         }
 
 
-def paired_mean(differences: F64Array, groups: int = 1) -> Mean:
-    """Mean of paired differences (n,), with the larger of two standard errors.
-
-    Args:
-        groups: number of equal consecutive runs (contexts) within which values may hang together; with at
-            least 8 of them the error of the mean is also estimated from the group means.
-    """
-    plain = mean(differences)
-    if groups < _ENOUGH_GROUPS or len(differences) % groups:
-        return plain
-    clustered = mean(differences.reshape(groups, -1).mean(axis=1))
-    return Mean(plain.value, max(plain.se, clustered.se))
-
-
 def compare_values(
     measure: str, first: Path, second: Path, a: F64Array, b: F64Array, groups: int = 1
 ) -> Paired:
@@ -92,7 +77,7 @@ def compare_values(
         raise EvaluationError(
             f"{first} and {second} were measured on {len(a)} and {len(b)} tokens; use the same text for both"
         )
-    found = paired_mean(a - b, groups)
+    found = mean_over_groups(a - b, groups)
     z = (
         found.value / found.se
         if found.se > 0
@@ -133,11 +118,21 @@ def compare_perplexities(first: Perplexity, second: Perplexity) -> Paired:
     """Which of two files predicts the same tokens better.
 
     Raises:
-        EvaluationError: they were measured on different numbers of tokens.
+        EvaluationError: they were measured on different tokens.
     """
+    if first.tokens == second.tokens and not np.array_equal(first.targets, second.targets):
+        raise EvaluationError(
+            f"{first.file} and {second.file} split the text into different tokens; their perplexities are not alike"
+        )
     return compare_values("nll", first.file, second.file, first.nll, second.nll, first.chunks)
 
 
 def compare_all(results: Sequence[Divergence]) -> list[Paired]:
     """`compare_divergences` for every pair, in order."""
     return [compare_divergences(a, b) for a, b in combinations(results, 2)]
+
+
+def ranking(results: Sequence[Divergence]) -> list[Paired]:
+    """Each file against the next worse one: the steps of the ranking by mean divergence."""
+    ordered = sorted(results, key=lambda result: result.mean_kld)
+    return [compare_divergences(a, b) for a, b in pairwise(ordered)]

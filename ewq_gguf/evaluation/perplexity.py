@@ -14,7 +14,7 @@ import numpy as np
 
 from ewq_gguf.errors import EvaluationError
 from ewq_gguf.evaluation.contexts import Contexts, cut_contexts
-from ewq_gguf.evaluation.engine import Settings
+from ewq_gguf.evaluation.engine import I32Array, Settings
 from ewq_gguf.evaluation.scoring import F64Array, Scorer
 from ewq_gguf.evaluation.statistics import exp_of_mean, mean
 
@@ -34,6 +34,7 @@ class Perplexity:
         chunks, n_ctx: contexts and their length.
         seconds: wall time of decoding and scoring, without loading and tokenizing.
         nll: float64 (tokens,): negative log-likelihood of each scored token, in nats; not part of the JSON.
+        targets: int32 (tokens,): the scored tokens; not part of the JSON.
     """
 
     file: Path
@@ -45,6 +46,7 @@ class Perplexity:
     n_ctx: int
     seconds: float
     nll: F64Array = field(repr=False, compare=False)
+    targets: I32Array = field(repr=False, compare=False)
 
     def as_json(self) -> dict[str, object]:
         """Stable field names, floats in full precision."""
@@ -102,7 +104,16 @@ def summarize(path: Path, n_bytes: int, contexts: Contexts, nll: F64Array, secon
     """Perplexity from per-token negative log-likelihoods (rows,)."""
     ppl = exp_of_mean(mean(nll))
     return Perplexity(
-        path, n_bytes, ppl.value, ppl.se, len(nll), contexts.chunks, contexts.n_ctx, seconds, nll
+        path,
+        n_bytes,
+        ppl.value,
+        ppl.se,
+        len(nll),
+        contexts.chunks,
+        contexts.n_ctx,
+        seconds,
+        nll,
+        contexts.targets(),
     )
 
 

@@ -8,37 +8,46 @@ arXiv 2409.02026; the linearity theorem, arXiv 2411.17525). Everything measured 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from ewq_gguf._version import __version__
 from ewq_gguf.allocation.distortion import FULL_POOL, PLAIN_POOL, measure_distortions, types_to_measure
 from ewq_gguf.allocation.facts import Assignment
 from ewq_gguf.allocation.methods import preset_plan, uniform_plan
 from ewq_gguf.allocation.plan import Plan, make_plan, raw_type
 from ewq_gguf.allocation.scores import Allocation, DamageModel, ScoreTable, score_table
 from ewq_gguf.allocation.targets import Target, file_budget
-from ewq_gguf.calibration.imatrix import ImportanceMatrix, collect_imatrix
-from ewq_gguf.calibration.imatrix_file import load_imatrix, save_imatrix
+from ewq_gguf.calibration.imatrix import collect_imatrix
+from ewq_gguf.calibration.imatrix_file import save_imatrix
 from ewq_gguf.calibration.journal import Journal, fingerprint
 from ewq_gguf.calibration.probe import Probe
 from ewq_gguf.calibration.session import ProbeSettings, probe_model
 from ewq_gguf.errors import PlanError
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model
-from ewq_gguf.pipeline.convert import default_threads, file_metadata, write_model
-from ewq_gguf.pipeline.writer import header_bytes, padded
+from ewq_gguf.pipeline.convert import default_threads, file_size, write_model
+from ewq_gguf.pipeline.importance import Importance, load_importance
+from ewq_gguf.pipeline.writer import padded
 
 StagedProgress = Callable[[str, int, int], None]
 # A short text of the project's own, for those who give none.
 DEFAULT_TEXT = Path(__file__).parent.parent / "calibration" / "default.txt"
+
+
+def default_cache() -> Path:
+    """Where studies are kept: EWQ_GGUF_CACHE, XDG_CACHE_HOME/ewq-gguf or ~/.cache/ewq-gguf, under studies."""
+    base = os.environ.get("EWQ_GGUF_CACHE")
+    root = (
+        Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ewq-gguf"
+    )
+    return root / "studies"
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Study:
     chunks: int = 2
     imatrix_chunks: int = 16
     blocks: int | None = None
-    cache: Path | None = None
+    cache: Path | None = field(default_factory=default_cache)
 
 
 @dataclass(frozen=True)
@@ -72,34 +81,24 @@ class Studied:
     """What a study found: the table for any target, and the importance matrix to quantize with."""
 
     study: Study
+    pool: tuple[GGMLType, ...]
     table: ScoreTable
-    imatrix: ImportanceMatrix | None
+    importance: Importance | None
     probes: tuple[Probe, ...]
-
-    def column_weights(self, model: Model) -> dict[str, npt.NDArray[np.float32]]:
-        """Importance weights per tensor for the quantizer: float32 (matrices, row_length)."""
-        if self.imatrix is None:
-            return {}
-        return {
-            t.name: self.imatrix.weights(t.name, t.row_length)
-            for t in model.tensors
-            if t.name in self.imatrix
-        }
-
-
-def default_cache() -> Path:
-    """Where studies are kept: EWQ_GGUF_CACHE, XDG_CACHE_HOME/ewq-gguf or ~/.cache/ewq-gguf, under studies."""
-    base = os.environ.get("EWQ_GGUF_CACHE")
-    root = (
-        Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ewq-gguf"
-    )
-    return root / "studies"
 
 
 def study_model(
-    model: Model, study: Study, *, threads: int | None = None, progress: StagedProgress | None = None
+    model: Model,
+    study: Study,
+    *,
+    extra: Iterable[GGMLType] = (),
+    threads: int | None = None,
+    progress: StagedProgress | None = None,
 ) -> Studied:
     """Measure what the study needs; what an earlier run measured is taken from the cache.
+
+    Args:
+        extra: types beside the pool that the table must hold, because tensors are pinned to them.
 
     Raises:
         EvaluationError: llama.cpp cannot run the model, or the text is unusable.
@@ -114,22 +113,23 @@ def study_model(
         return None if progress is None else lambda done, total: progress(name, done, total)
 
     needs_run = study.damage in ("probe", "direct") or (study.use_imatrix and study.imatrix is None)
-    imatrix = load_imatrix(study.imatrix) if study.imatrix is not None and study.use_imatrix else None
+    importance = load_importance(study.imatrix) if study.imatrix is not None and study.use_imatrix else None
     probes: Sequence[Probe] = ()
     with tempfile.TemporaryDirectory(prefix="ewq-gguf-", dir=_scratch_folder(model)) as scratch:
         baseline = Path(scratch) / "baseline.gguf"
         if needs_run:
             plan = uniform_plan(model, raw_type(model))
             write_model(model, plan, baseline, threads=threads, progress=stage("Writing the scratch copy"))
-        if study.use_imatrix and imatrix is None:
-            imatrix = _collected(model, study, baseline, folder, threads, stage("Importance matrix"))
+        if study.use_imatrix and importance is None:
+            importance = _collected(study, baseline, folder, threads, stage("Importance matrix"))
+        imatrix = None if importance is None else importance.matrix
         facts = {
             "model": model.fingerprint,
             "imatrix": None if imatrix is None else imatrix.fingerprint(),
         }
         distortions = measure_distortions(
             model,
-            types_to_measure(pool),
+            tuple(dict.fromkeys([*types_to_measure(pool), *extra])),
             imatrix=imatrix,
             journal=Journal(folder, "distortion", facts),
             n_threads=threads,
@@ -148,7 +148,7 @@ def study_model(
                 progress=stage("Probing tensors"),
             )
     table = score_table(model, distortions, study.damage, probes)
-    return Studied(study, table, imatrix, tuple(probes))
+    return Studied(study, pool, table, importance, tuple(probes))
 
 
 def _scratch_folder(model: Model) -> Path | None:
@@ -163,25 +163,32 @@ def _scratch_folder(model: Model) -> Path | None:
 
 
 def _collected(
-    model: Model,
     study: Study,
     baseline: Path,
     folder: Path | None,
     threads: int,
     progress: Callable[[int, int], None] | None,
-) -> ImportanceMatrix:
-    text = study.text.read_bytes() if study.text.is_file() else str(study.text).encode()
-    key = fingerprint({"text": text.hex()[: 1 << 20], "chunks": study.imatrix_chunks, "size": len(text)})
-    kept = None if folder is None else folder / f"imatrix-{key[:16]}.gguf"
-    if kept is not None and kept.is_file():
-        return load_imatrix(kept)
-    imatrix = collect_imatrix(
-        baseline, study.text, chunks=study.imatrix_chunks, output=True, n_threads=threads, progress=progress
+) -> Importance:
+    text = study.text.read_bytes()
+    key = fingerprint(
+        {"text": hashlib.sha256(text).hexdigest(), "chunks": study.imatrix_chunks, "version": __version__}
     )
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        save_imatrix(imatrix, kept)
-    return imatrix
+    with tempfile.TemporaryDirectory(prefix="ewq-gguf-") as scratch:
+        kept = Path(scratch if folder is None else folder) / f"imatrix-{key[:16]}.gguf"
+        if not kept.is_file():
+            matrix = collect_imatrix(
+                baseline,
+                study.text,
+                chunks=study.imatrix_chunks,
+                output=True,
+                n_threads=threads,
+                progress=progress,
+            )
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            save_imatrix(matrix, kept)
+        found = load_importance(kept)
+    # The path is recorded in the file's metadata, where the name says enough.
+    return replace(found, path=Path(kept.name))
 
 
 def rd_plan(
@@ -191,10 +198,13 @@ def rd_plan(
     *,
     pins: Mapping[str, GGMLType] | None = None,
     pool: Sequence[GGMLType] | None = None,
+    size_of: Callable[[Plan], int] | None = None,
 ) -> Plan:
     """The plan with the least predicted damage for a target; the file never exceeds it.
 
     Args:
+        size_of: exact bytes of a plan's file, header included; by default one file with the study's
+            importance matrix recorded in it.
         pins: tensors whose type is given.
         pool: types allowed; None for all in the table.
 
@@ -202,6 +212,7 @@ def rd_plan(
         PlanError: the target is out of reach; the message names floor and ceiling.
     """
     table = studied.table
+    pool = pool or studied.pool
     raw = raw_type(model)
     plain = {key: value.value for key, value in model.metadata.items()}
     if target.max_kld is not None:
@@ -213,17 +224,18 @@ def rd_plan(
     if target.like is not None:
         stock = preset_plan(model, target.like, has_imatrix=True)
         like_bytes = sum(padded(t.nbytes) for t in stock.tensors)
+    size_of = size_of or (lambda plan: file_size(model, plan, importance=studied.importance))
     # The header holds the plan's own provenance; it settles after a round or two.
-    overhead = _header_size(model, uniform_plan(model, raw)) + 4096
-    for _ in range(4):
+    baseline = uniform_plan(model, raw)
+    overhead = size_of(baseline) - sum(padded(t.nbytes) for t in baseline.tensors)
+    for _ in range(6):
         budget = file_budget(target, plain, model.n_parameters, overhead, like_bytes)
         if budget is None:
             raise PlanError(
                 "rate-distortion allocation needs a target: --size, --bpw, --like, --max-kld or --vram"
             )
         plan = _as_plan(model, studied, target, _within(table, budget, pool, pins), raw)
-        size = _header_size(model, plan) + sum(padded(t.nbytes) for t in plan.tensors)
-        if target.size is None or size <= target.size:
+        if target.size is None or (size := size_of(plan)) <= target.size:
             return plan
         overhead += size - target.size
     raise PlanError(
@@ -241,10 +253,6 @@ def _within(
     items = table.items(pool=pool, pins=pins)
     ceiling = table.fixed_bytes + sum(max(o.bytes for o in item.options) for item in items)
     return table.allocate(min(budget, ceiling), pool=pool, pins=pins)
-
-
-def _header_size(model: Model, plan: Plan) -> int:
-    return len(header_bytes(model.arch, file_metadata(model, plan), model.tensors, plan.types()))
 
 
 def _as_plan(model: Model, studied: Studied, target: Target, allocation: Allocation, raw: GGMLType) -> Plan:
@@ -268,7 +276,7 @@ def _as_plan(model: Model, studied: Studied, target: Target, allocation: Allocat
         "predicted": allocation.damage,
         "gap": solution.gap if math.isfinite(solution.gap) else None,
         "text": studied.study.text.name,
-        "imatrix": studied.imatrix is not None,
+        "imatrix": studied.importance is not None,
         "probe_chunks": studied.study.chunks,
     }
     return make_plan(model, "rd", parameters, assignments)

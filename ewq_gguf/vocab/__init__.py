@@ -5,6 +5,7 @@ from ewq_gguf.vocab.llama_hf import is_llama_hf, load_llama_hf
 from ewq_gguf.vocab.load import load_vocabulary
 from ewq_gguf.vocab.special import SpecialTokens, read_special_tokens
 from ewq_gguf.vocab.spm import has_sentencepiece, load_sentencepiece
+from ewq_gguf.vocab.tekken import is_tekken, load_tekken
 from ewq_gguf.vocab.vocabulary import TokenType, Vocabulary
 
 __all__ = [
@@ -13,9 +14,11 @@ __all__ = [
     "Vocabulary",
     "has_sentencepiece",
     "is_llama_hf",
+    "is_tekken",
     "load_bpe",
     "load_llama_hf",
     "load_sentencepiece",
+    "load_tekken",
     "load_vocabulary",
     "read_special_tokens",
 ]

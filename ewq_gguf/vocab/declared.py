@@ -48,19 +48,17 @@ def declared_tokens(
         token = _named_token(values.get(key), settings_file, key)
         if token is not None:
             named[key] = by_text.get(text_of(token) or "", token)
-    extra = values.get("additional_special_tokens")
-    if isinstance(extra, list):
-        named["additional_special_tokens"] = [
-            token
-            for item in extra
-            if (token := _named_token(item, settings_file, "additional_special_tokens")) is not None
-        ]
-    more = values.get("extra_special_tokens")
-    if isinstance(more, dict):
-        for key, item in more.items():
-            token = _named_token(item, settings_file, f"extra_special_tokens.{key:.40}")
-            if token is not None:
-                named.setdefault(f"extra:{key}", token)
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        # transformers 5 lists under the second name what older versions listed under the first.
+        items = values.get(key)
+        if isinstance(items, list):
+            tokens = (_named_token(item, settings_file, key) for item in items)
+            named[key] = [token for token in tokens if token is not None]
+        elif isinstance(items, dict):
+            for name, item in items.items():
+                token = _named_token(item, settings_file, f"{key}.{name:.40}")
+                if token is not None:
+                    named.setdefault(f"extra:{name}", token)
     return added, named
 
 

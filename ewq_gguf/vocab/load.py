@@ -13,6 +13,7 @@ from ewq_gguf.vocab.files import as_flag, read_object
 from ewq_gguf.vocab.llama_hf import is_llama_hf, load_llama_hf, only_marks_spaces
 from ewq_gguf.vocab.special import read_special_tokens
 from ewq_gguf.vocab.spm import has_sentencepiece, load_sentencepiece
+from ewq_gguf.vocab.tekken import is_tekken, load_tekken
 from ewq_gguf.vocab.vocabulary import Vocabulary
 
 _CODELLAMA_SIZE = 32016
@@ -23,13 +24,17 @@ _GRANITE_SIZE = 49152
 def load_vocabulary(
     folder: Path, config: Mapping[str, Any], *, pre: str | None = None, faithful: bool = False
 ) -> Vocabulary:
-    """The vocabulary of a Llama-like model: SentencePiece, else byte-fallback BPE, else byte-level BPE.
+    """The vocabulary of a Llama-like model: Mistral's tekken.json alone, else SentencePiece, else
+    byte-fallback BPE, else byte-level BPE.
 
-    `config` is the content of config.json; `pre` names the pre-tokenizer of byte-level BPE instead of detecting
-    it. `faithful` prefers the original's token ids where llama.cpp's converter writes what yields others.
+    `config` is the content of config.json; `pre` names the pre-tokenizer of byte-level BPE instead of
+    detecting it. `faithful` prefers the original's token ids where llama.cpp's converter writes what yields
+    others.
 
     Raises TokenizerError when no tokenizer files are there or one is damaged.
     """
+    if is_tekken(folder):
+        return load_tekken(folder, config)
     if has_sentencepiece(folder):
         vocabulary = load_sentencepiece(folder, config)
     elif not is_llama_hf(folder):

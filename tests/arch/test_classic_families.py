@@ -18,15 +18,16 @@ from ewq_gguf.arch.falcon_h1 import scaled
 from ewq_gguf.arch.fused_qkv import regroup, split_groups
 from ewq_gguf.arch.granite_hybrid import attention_blocks
 from ewq_gguf.arch.internlm2 import load_internlm2
-from ewq_gguf.arch.mamba import decay, equal
+from ewq_gguf.arch.mamba import decay, equal, load_mamba
+from ewq_gguf.arch.mpt import load_mpt
 from ewq_gguf.checkpoint.tensor import ArrayTensor, Tensor
-from ewq_gguf.errors import UnsupportedModelError
+from ewq_gguf.errors import TokenizerError, UnsupportedModelError
 from ewq_gguf.model import ModelTensor
 from ewq_gguf.pipeline.source import load_model
 from ewq_gguf.vocab import TokenType
 from tests.tiny.build import build
 from tests.tiny.digests import digest
-from tests.tiny.vocabularies import write_sentencepiece
+from tests.tiny.vocabularies import write_bpe, write_sentencepiece
 from tests.tiny.weights import weights
 from tests.tiny_classic import (
     CLASSIC_CASES,
@@ -45,6 +46,7 @@ from tests.tiny_classic import (
 from tests.tiny_hybrid import (
     APERTUS,
     BAICHUAN,
+    DECILM,
     GRANITE4_MICRO,
     GRANITE4_MOE,
     GRANITE_H_DENSE,
@@ -313,6 +315,31 @@ def test_baichuan_unpacks_three_projections(tmp_path: Path) -> None:
 def test_ling_with_a_normalised_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="norm_head"):
         _tensors(LING, tmp_path, norm_head=True)
+
+
+def test_mpt_reads_sea_lions_sentencepiece_model(tmp_path: Path) -> None:
+    size = write_sentencepiece(tmp_path)
+    found = load_mpt(tmp_path, {"vocab_size": size})
+    assert found.model == "llama"
+    assert {"pad": 3, "eos": 1, "unk": 0}.items() <= found.special_ids.items()
+    assert found.add_special["bos"] is False
+
+
+def test_mamba_prefers_tokenizer_json_and_says_which_tokenizer_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="gpt-neox-20b"):
+        load_mamba(tmp_path, {})
+    write_sentencepiece(tmp_path)
+    assert load_mamba(tmp_path, {}).model == "llama"
+    write_bpe(tmp_path)
+    assert load_mamba(tmp_path, {}).model == "gpt2"
+
+
+@pytest.mark.parametrize(
+    "config", [{"block_configs": [{}]}, {"num_key_value_heads_per_layer": [4]}, {"block_configs": 5}]
+)
+def test_deci_needs_an_entry_for_each_block(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="per block"):
+        _tensors(DECILM, tmp_path, **config)
 
 
 def main() -> None:

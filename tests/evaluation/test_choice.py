@@ -10,8 +10,9 @@ from scipy import stats
 from scipy.special import log_softmax
 
 from ewq_gguf.errors import EvaluationError
-from ewq_gguf.evaluation.choice import ChoiceResult, answer_questions, compare_answers
+from ewq_gguf.evaluation.choice import ChoiceResult, answer_questions
 from ewq_gguf.evaluation.engine import Engine, Settings
+from ewq_gguf.evaluation.flips import compare_answers
 from ewq_gguf.evaluation.questions import Question, load_questions
 
 SHARED_MMLU = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mmlu"
@@ -82,7 +83,7 @@ def test_equals_the_plain_computation(model: Path, normalize: str) -> None:
 def test_batches_do_not_matter(model: Path) -> None:
     questions = _questions(30, seed=1)
     seen: list[tuple[int, int]] = []
-    wide = answer_questions(model, questions, settings=Settings(n_threads=2))
+    wide = answer_questions(model, questions, settings=Settings(n_threads=1))
     narrow = answer_questions(
         model,
         questions,
@@ -188,9 +189,9 @@ def test_real_mmlu_letters_equal_raw_logits(coarse: Path) -> None:
 
 
 def _check_letters(path: Path, questions: Sequence[Question]) -> None:
-    found = answer_questions(path, questions, settings=Settings(n_threads=2))
+    found = answer_questions(path, questions, settings=Settings(n_threads=1))
     clear = 0
-    with Engine(path, n_ctx=8192, n_batch=8192, n_seq=1, n_threads=2) as engine:
+    with Engine(path, n_ctx=8192, n_batch=8192, n_seq=1, n_threads=1) as engine:
         letters = [int(engine.tokenize(f"x {letter}")[-1]) for letter in "ABCD"]
         for number, question in enumerate(questions):
             tokens = engine.tokenize(question.choices[0][0])
@@ -207,3 +208,18 @@ def _check_letters(path: Path, questions: Sequence[Question]) -> None:
                 clear += 1
                 assert found.picks[number] == by_hand.argmax()
     assert clear > len(questions) // 2
+
+
+def test_models_that_cannot_share_a_prefix(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recurrent models run every answer as a sequence of its own."""
+    questions = _questions(12, seed=3)
+    shared = answer_questions(model, questions, settings=Settings(n_threads=1))
+    original = Engine._open_context
+
+    def without(self: Engine) -> None:
+        original(self)
+        self.shares_prefix = False
+
+    monkeypatch.setattr(Engine, "_open_context", without)
+    alone = answer_questions(model, questions, settings=Settings(n_threads=1))
+    np.testing.assert_allclose(alone.log_likelihoods, shared.log_likelihoods, atol=0.05)

@@ -55,6 +55,17 @@ def test_divergence(model: Path, coarse: Path, fine: Path, text_file: Path, sett
         assert words in table
 
 
+def test_many_files_are_lines(
+    model: Path, coarse: Path, fine: Path, text_file: Path, settings: Settings
+) -> None:
+    files = [coarse, fine, model, coarse, fine]
+    table = _run("divergence", *files, "--baseline", model, "--text", text_file, *SMALL).stdout
+    lines = [line for line in table.splitlines() if coarse.name in line and "KiB" in line]
+    assert len(lines) == 2
+    (expected,) = divergence(coarse, model, text_file, settings=settings, chunks=3)
+    assert f"{expected.mean_kld:.6f} +/- {expected.mean_kld_se:.6f}" in lines[0]
+
+
 def test_baseline_cache(model: Path, coarse: Path, text_file: Path, tmp_path: Path) -> None:
     cache = tmp_path / "base.cache"
     words = _run("baseline", model, "--text", text_file, "-o", cache, "--form", "topk", "--top-k", 9, *SMALL)

@@ -14,9 +14,10 @@ from ewq_gguf.evaluation.paired import (
     compare_divergences,
     compare_perplexities,
     compare_values,
-    paired_mean,
+    ranking,
 )
 from ewq_gguf.evaluation.perplexity import perplexity
+from ewq_gguf.evaluation.statistics import mean_over_groups
 
 A, B = Path("a.gguf"), Path("b.gguf")
 
@@ -58,13 +59,13 @@ def test_a_verdict_between_two_and_three_errors_is_hedged() -> None:
 def test_tokens_of_a_context_that_hang_together_do_not_feign_precision() -> None:
     rng = np.random.default_rng(2)
     contexts = np.repeat(rng.normal(0, 1, 20), 100)
-    naive, clustered = paired_mean(contexts), paired_mean(contexts, 20)
+    naive, clustered = mean_over_groups(contexts, 1), mean_over_groups(contexts, 20)
     assert clustered.se == pytest.approx(contexts[::100].std(ddof=1) / np.sqrt(20))
     assert clustered.se > 9 * naive.se
     independent = rng.normal(0, 1, 2000)
-    assert paired_mean(independent, 20).se < 1.5 * paired_mean(independent).se
+    assert mean_over_groups(independent, 20).se < 1.5 * mean_over_groups(independent, 1).se
     # Too few contexts to judge from.
-    assert paired_mean(contexts, 4).se == naive.se
+    assert mean_over_groups(contexts, 4).se == naive.se
 
 
 def test_equal_files_and_constant_gaps() -> None:
@@ -83,12 +84,19 @@ def test_on_models(model: Path, coarse: Path, fine: Path, text: str, settings: S
     assert [(p.first, p.second) for p in pairs] == [(coarse, fine), (coarse, model), (fine, model)]
     assert pairs[0].better == fine
     assert pairs[0].difference == pytest.approx(results[0].mean_kld - results[1].mean_kld)
+    steps = ranking(results)
+    assert [(p.first, p.second) for p in steps] == [(model, fine), (fine, coarse)]
+    assert [p.better for p in steps] == [model, fine]
+    assert results[0].mean_kld_se_contexts >= results[0].mean_kld_se > 0
     one, other = (perplexity(path, text, settings=settings) for path in (coarse, fine))
     both = compare_perplexities(one, other)
     assert both.difference == pytest.approx(np.log(one.ppl / other.ppl))
     shorter = perplexity(fine, text, settings=settings, chunks=2)
     with pytest.raises(EvaluationError, match="use the same text"):
         compare_perplexities(one, shorter)
+    reversed_text = perplexity(fine, text[::-1], settings=settings, chunks=one.chunks)
+    with pytest.raises(EvaluationError, match="different tokens"):
+        compare_perplexities(one, reversed_text)
     (elsewhere,) = divergence(fine, coarse, text, settings=settings)
     with pytest.raises(EvaluationError, match="different baselines"):
         compare_divergences(results[0], elsewhere)

@@ -402,7 +402,7 @@ GPT_OSS = Case(
     "gpt-oss-mxfp4",
     {**_OSS, "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}},
     lambda c: shapes.gpt_oss(c, packed=True),
-    types=("bf16", "f16"),
+    types=("bf16", "f16", "q8_0"),
 )
 GPT_OSS_BF16 = Case("gpt-oss-bf16", _OSS, lambda c: shapes.gpt_oss(c, packed=False), types=("bf16", "q8_0"))
 _LLAMA4 = config_of(

@@ -100,6 +100,21 @@ def test_a_named_special_token_without_an_id_is_appended(tmp_path: Path) -> None
     assert "added tokens from id 600" in short.notes[0]
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"additional_special_tokens": ["<a>", "<b>"]},
+        {"extra_special_tokens": ["<a>", "<b>"]},
+        {"extra_special_tokens": {"image_token": "<a>", "audio_token": "<b>"}},
+    ],
+)
+def test_further_special_tokens_however_they_are_listed(tmp_path: Path, extra: dict[str, Any]) -> None:
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **extra}
+    vocabulary = load_bpe(write(tmp_path, tokenizer=byte_level_document(), tokenizer_config=settings), {})
+    assert vocabulary.tokens[600:] == [b"<a>", b"<b>"]
+    assert vocabulary.types[600:] == [TokenType.CONTROL] * 2
+
+
 def test_added_tokens_decoder_overrides_flags(tmp_path: Path) -> None:
     document = byte_level_document()
     document["added_tokens"] = [added(600, "<x>")]

@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 from sentencepiece import SentencePieceProcessor
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from ewq_gguf.vocab import Vocabulary, load_bpe, load_vocabulary
+from ewq_gguf.vocab import Vocabulary, is_tekken, load_bpe, load_tekken, load_vocabulary
 from ewq_gguf.vocab.hf import open_tokenizer
 from ewq_gguf.vocab.pretokenizer import detect_pretokenizer
 
-from .gguf_vocab import open_vocab, write_vocab_only
+from .gguf_vocab import metadata_bytes, open_vocab, write_vocab_only
 from .texts import texts
 from .tiny_tokenizers import added
 
@@ -41,7 +40,11 @@ def _folders() -> list[Path]:
     named = os.environ.get("EWQ_TOKENIZERS")
     if not named:
         return []
-    files = (path for name in ("tokenizer.json", "tokenizer.model") for path in Path(named).rglob(name))
+    files = (
+        path
+        for name in ("tokenizer.json", "tokenizer.model", "tekken.json")
+        for path in Path(named).rglob(name)
+    )
     return sorted({path.parent for path in files})
 
 
@@ -59,11 +62,31 @@ class Case:
         if file.is_file():
             processor = SentencePieceProcessor(model_file=str(file))
             return lambda text: list(processor.encode(text))
+        if is_tekken(self.folder):
+            return _tekken_encoder(self.folder)
         tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
+def _tekken_encoder(folder: Path) -> Callable[[str], list[int]]:
+    """tiktoken's way: a piece that is a token as it is, else the pair of lowest rank first."""
+    vocabulary = load_tekken(folder, {})
+    ids = {token.decode(): index for index, token in enumerate(vocabulary.tokens)}
+    merges = [tuple(merge.split(" ")) for merge in vocabulary.merges]
+    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges, ignore_merges=True))
+    pattern = json.loads((folder / "tekken.json").read_text())["config"]["pattern"]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
 def _size(folder: Path) -> int:
+    if is_tekken(folder):
+        return int(json.loads((folder / "tekken.json").read_text())["config"]["default_vocab_size"])
     if (folder / "tokenizer.model").is_file():
         return int(SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).vocab_size())
     vocab: dict[str, int] = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
@@ -103,15 +126,13 @@ def converter() -> Iterator[Any]:
         yield started
 
 
-def _tokenizer_keys(path: Path) -> dict[str, Any]:
-    found = {}
-    for key, field in gguf.GGUFReader(path).fields.items():
+def _tokenizer_keys(path: Path) -> dict[str, bytes | list[int]]:
+    keys: dict[str, bytes | list[int]] = {}
+    for key, value in metadata_bytes(path).items():
         if key.startswith("tokenizer."):
-            parts = [bytes(field.parts[index]) for index in field.data]
-            # The converter writes the names of templates in no fixed order.
-            value = sorted(parts) if key == "tokenizer.chat_templates" else parts
-            found[key] = ([kind.name for kind in field.types], value)
-    return found
+            # The converter writes the names of several templates in no fixed order.
+            keys[key] = sorted(value) if key == "tokenizer.chat_templates" else value
+    return keys
 
 
 def _as_the_converter_writes_it(vocabulary: Vocabulary, case: Case) -> Vocabulary:

@@ -52,15 +52,18 @@ def byte_fallback_document(pieces: Sequence[str]) -> dict[str, Any]:
     vocab: dict[str, int] = {}
     for token in ("<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))):
         vocab[token] = len(vocab)
-    merges: list[list[str]] = []
     for piece in pieces:
         for character in piece:
             vocab.setdefault(character, len(vocab))
+    words: list[str] = []
     for piece in pieces:
         for end in range(2, len(piece) + 1):
             if piece[:end] not in vocab:
                 vocab[piece[:end]] = len(vocab)
-                merges.append([piece[: end - 1], piece[end - 1]])
+                words.append(piece[:end])
+    # Converted SentencePiece models list every way to cut a token in two.
+    cuts = ((word[:i], word[i:]) for word in words for i in range(1, len(word)))
+    merges = [[left, right] for left, right in cuts if left in vocab and right in vocab]
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
     back = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
