@@ -74,8 +74,8 @@ class Decision:
         plan: a plan file to replay, or a GGUF file whose types to take.
         type: one tensor type for all (`bf16`, `Q8_0`, `Q4_K`) or a llama-quantize preset (`Q4_K_M`, `IQ4_XS`).
         pure: a name that is both means the type, everywhere, as for llama-quantize --pure.
-        method: "rd" (rate-distortion, measured), "ewq" or "fastewq"; None takes rd where a target or size is
-            given and EWQ otherwise.
+        method: "rd" (rate-distortion, measured), "ewq" or "fastewq"; None takes EWQ where `variant` or `classes`
+            is given, else rd where a target or size is, and EWQ otherwise.
         epsilon, x: EWQ's constants (arXiv 2503.04704).
         block_entropy: how a block's matrices make one entropy; see `allocation.ewq.BlockEntropy`.
         variant: what the classes do to the blocks; see `allocation.ewq.Variant`.
@@ -91,6 +91,7 @@ class Decision:
         keep_output, keep_embedding: leave `output.weight` or the token embeddings in their own type.
         imatrix: an importance matrix, GGUF or legacy; presets choose other types with one.
         allow_requantize: a GGUF source may be quantized already.
+        pre_tokenizer: llama.cpp's name of the pre-tokenizer, where it is not recognised by itself.
     """
 
     plan: Path | None = None
@@ -117,10 +118,13 @@ class Decision:
     keep_embedding: bool = False
     imatrix: Path | None = None
     allow_requantize: bool = False
+    pre_tokenizer: str | None = None
 
     @property
     def chosen_method(self) -> str:
         """The method that decides where neither plan nor type is given."""
+        if self.method is None and (self.variant is not None or self.classes is not None):
+            return "ewq"
         return self.method or ("rd" if self.wanted.is_set else "ewq")
 
     @property
@@ -391,7 +395,9 @@ def plan(
     Raises:
         EwqError: the model cannot be read or the decision not be honoured; the subclass says why.
     """
-    return decide(load_model(Path(model)), decision or Decision(), threads=threads, progress=progress)
+    wish = decision or Decision()
+    loaded = load_model(Path(model), pre_tokenizer=wish.pre_tokenizer)
+    return decide(loaded, wish, threads=threads, progress=progress)
 
 
 def spread(
@@ -417,6 +423,11 @@ def spread(
         EwqError: the model cannot be read, or it does not fit; the subclass says why.
     """
     wish = decision or Decision()
+    if wish.wanted.is_set or wish.method == "rd":
+        raise PlanError(
+            "the machines' memory is the limit here, and blocks are demoted as EWQ does: leave out the size or target "
+            "and --method rd, or make a plan first and lay it out with --plan"
+        )
     loaded = load_model(Path(model))
     goal = machines_goal(loaded, machines, n_ctx=n_ctx, reserve=reserve)
     chosen = decide(loaded, wish, goal=goal, threads=threads, progress=progress)
@@ -441,7 +452,7 @@ def preview(
         EwqError: the model cannot be read or the decision not be honoured; the subclass says why.
     """
     wish = decision or Decision()
-    loaded = load_model(Path(model))
+    loaded = load_model(Path(model), pre_tokenizer=wish.pre_tokenizer)
     importance, studied = _weights_for(loaded, wish, threads, progress)
     chosen = decide(
         loaded,
@@ -488,7 +499,7 @@ def convert(
     """
     source, target, wish = Path(model), Path(output), decision or Decision()
     limits = budget(memory, threads or default_threads())
-    loaded = load_model(source, limits.window)
+    loaded = load_model(source, limits.window, pre_tokenizer=wish.pre_tokenizer)
     _refuse_own_source(source, target)
     if not wish.allow_requantize and wish.plan is None and wish.type is None:
         check_requantizing(loaded)

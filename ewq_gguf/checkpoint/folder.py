@@ -14,6 +14,11 @@ from ewq_gguf.checkpoint.tensor import Tensor
 from ewq_gguf.errors import CheckpointError, UnsupportedModelError
 
 INDEX_NAME = "model.safetensors.index.json"
+# Files that give away another kind of folder.
+_NO_LANGUAGE_MODEL = {
+    "adapter_config.json": "a LoRA adapter, not a model; merge it into its base model first",
+    "model_index.json": "a diffusion pipeline, not a language model; it cannot be converted",
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,9 @@ def _find_shards(path: Path) -> tuple[Path, list[Path], dict[str, str] | None]:
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist; give a folder, a .safetensors or a .gguf file")
     if not (path / "config.json").is_file():
+        for name, what in _NO_LANGUAGE_MODEL.items():
+            if (path / name).is_file():
+                raise UnsupportedModelError(f"{path} holds {what}")
         raise CheckpointError(f"{path} has no config.json; is it a Hugging Face checkpoint?")
     if (path / INDEX_NAME).is_file():
         weight_map = _read_index(path / INDEX_NAME)

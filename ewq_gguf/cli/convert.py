@@ -64,8 +64,9 @@ def convert_command(
     """Convert MODEL, a checkpoint folder, .safetensors or .gguf file, to GGUF.
 
     \b
-    ewq-gguf convert ./SmolLM2 -o smol.gguf                 block types by EWQ
+    ewq-gguf convert ./SmolLM2 -o smol.gguf --like Q4_K_M   as small, and measured to be closer
     ewq-gguf convert ./SmolLM2 -o smol.gguf --type Q4_K_M   llama-quantize's preset
+    ewq-gguf convert ./SmolLM2 -o smol.gguf                 block types by EWQ
     ewq-gguf convert big-f16.gguf -o big.gguf --type Q4_K_M --imatrix big.imatrix
     ewq-gguf convert ./SmolLM2 -o smol.gguf --tensor-type ffn_down=q6_k
     """

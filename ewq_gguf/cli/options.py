@@ -36,7 +36,7 @@ _BLOCKWISE = (
     "embedding",
 )
 # Those that hold for every method.
-_ANY_METHOD = ("pure", "keep_output", "keep_embedding", "imatrix", "allow_requantize")
+_ANY_METHOD = ("pure", "keep_output", "keep_embedding", "imatrix", "allow_requantize", "pre_tokenizer")
 
 
 def parse_size_option(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -69,6 +69,8 @@ def decision_options(function: F) -> F:
         click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE",
                      help="Importance matrix, GGUF or legacy: weights the columns, as llama-quantize does."),
         click.option("--allow-requantize", is_flag=True, help="MODEL may be a GGUF that is quantized already."),
+        click.option("--pre-tokenizer", metavar="NAME",
+                     help="llama.cpp's name of the pre-tokenizer, where it is not recognised."),
         click.option("--epsilon", type=float, default=DEFAULT_EPSILON, show_default=True,
                      help="EWQ: the constant inside the entropy's logarithm."),
         click.option("--x", type=float, default=1.0, show_default=True, help="EWQ: T = mu - X sigma."),

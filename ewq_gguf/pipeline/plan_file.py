@@ -103,6 +103,15 @@ def _entry(path: Path, number: int, entry: Any) -> PlannedTensor:
     return PlannedTensor(name, tuple(shape), chosen, wanted, str(reason or ""), nbytes)
 
 
+def is_as_made(parts: tuple[GGUFFile, ...]) -> bool:
+    """Whether the tensors have the types of the plan that is stored in the file.
+
+    Another program may have quantized the file again and carried our keys along.
+    """
+    stored = _stored(parts[0].value(PLAN_KEY)).get("tensors")
+    return stored == {e.name: GGMLType(e.type).name for part in parts for e in part.entries}
+
+
 def _of_gguf(parts: tuple[GGUFFile, ...]) -> Plan:
     first = parts[0]
     tensors = tuple(
@@ -110,11 +119,8 @@ def _of_gguf(parts: tuple[GGUFFile, ...]) -> Plan:
         for part in parts
         for e in part.entries
     )
-    stored = _stored(first.value(PLAN_KEY))
-    types = {t.name: t.type.name for t in tensors}
-    ours = stored.get("tensors") == types
-    # Another program may have quantized the file again and carried our keys along.
-    method = str(stored.get("method")) if ours else "as stored"
+    ours = is_as_made(parts)
+    method = str(_stored(first.value(PLAN_KEY)).get("method")) if ours else "as stored"
     parameters = _stored(first.value("ewq.parameters")) if ours else {}
     fingerprint = first.value("ewq.source") if ours else ""
     arch = first.value("general.architecture")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,10 @@ from ewq_gguf.arch import Family, family_for
 from ewq_gguf.checkpoint import Checkpoint, open_checkpoint
 from ewq_gguf.checkpoint.json_file import load_json_object
 from ewq_gguf.checkpoint.mapping import DEFAULT_WINDOW
-from ewq_gguf.errors import CheckpointError, UnsupportedModelError
+from ewq_gguf.errors import CheckpointError, TokenizerError, UnsupportedModelError
 from ewq_gguf.model import Model, ModelTensor
 from ewq_gguf.pipeline.gguf_source import is_gguf, model_from_gguf, open_parts
+from ewq_gguf.vocab import Vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -34,12 +38,13 @@ _FOREIGN_QUANTIZATION = {
 }
 
 
-def load_model(path: Path, window: int | None = None) -> Model:
+def load_model(path: Path, window: int | None = None, *, pre_tokenizer: str | None = None) -> Model:
     """Open a checkpoint folder, .safetensors or .gguf file and lay it out as a GGUF model; no weight is read.
 
     Args:
         path: for a split GGUF, any of its parts.
         window: bytes of mapped pages that may be resident at a time, or None for the default.
+        pre_tokenizer: llama.cpp's name of the pre-tokenizer, where it is not recognised by itself.
 
     Raises:
         CheckpointError: damaged or missing files.
@@ -50,7 +55,7 @@ def load_model(path: Path, window: int | None = None) -> Model:
     window = DEFAULT_WINDOW if window is None else window
     if is_gguf(path):
         return model_from_gguf(path, window)
-    return model_from_checkpoint(open_checkpoint(path, window))
+    return model_from_checkpoint(open_checkpoint(path, window), pre_tokenizer=pre_tokenizer)
 
 
 def source_files(path: Path) -> list[Path]:
@@ -74,7 +79,7 @@ def source_state(path: Path) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
+def model_from_checkpoint(checkpoint: Checkpoint, *, pre_tokenizer: str | None = None) -> Model:
     """Lay out an opened checkpoint; see `load_model`."""
     _refuse_foreign_quantization(checkpoint)
     family = family_for(checkpoint.config)(checkpoint.config, checkpoint.tensors)
@@ -86,7 +91,12 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
     general_metadata(checkpoint.folder, tensors).set_gguf_meta_model(writer)
     family.add_metadata(writer)
     family.add_folder_metadata(writer, checkpoint.folder)
-    vocabulary = family.adjust_vocabulary(type(family).load_vocabulary(checkpoint.folder, family.config))
+    loader: Callable[..., Vocabulary] = type(family).load_vocabulary
+    if pre_tokenizer is not None:
+        if "pre" not in inspect.signature(loader).parameters:
+            raise TokenizerError(f"{checkpoint.folder} has a tokenizer without a pre-tokenizer to name")
+        loader = functools.partial(loader, pre=pre_tokenizer)
+    vocabulary = family.adjust_vocabulary(loader(checkpoint.folder, family.config))
     for note in (*family.notes(), *vocabulary.notes):
         _log.warning("%s", note)
     vocabulary.add_to(writer)

@@ -7,6 +7,7 @@ from ewq_gguf.vocab.special import SpecialTokens, read_special_tokens
 from ewq_gguf.vocab.spm import has_sentencepiece, load_sentencepiece
 from ewq_gguf.vocab.tekken import is_tekken, load_tekken
 from ewq_gguf.vocab.vocabulary import TokenType, Vocabulary
+from ewq_gguf.vocab.wordpiece import load_wordpiece
 
 __all__ = [
     "SpecialTokens",
@@ -20,5 +21,6 @@ __all__ = [
     "load_sentencepiece",
     "load_tekken",
     "load_vocabulary",
+    "load_wordpiece",
     "read_special_tokens",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ewq_gguf.vocab.files import as_mapping, as_sequence, as_text, damaged, read_text
+from ewq_gguf.vocab.files import damaged, read_text
 
 MAX_MERGES = 1 << 23
 _SPACE_SYMBOL = "\u0120"
@@ -18,28 +18,18 @@ def read_merges(folder: Path, tokenizer: Mapping[str, Any] | None) -> list[str]:
 
     `tokenizer` must have passed `check_document`. Raises TokenizerError when merges.txt cannot be read.
     """
-    if tokenizer is not None:
-        file = folder / "tokenizer.json"
-        model = as_mapping(tokenizer.get("model", {}), file, "model")
-        if model.get("merges"):
-            return _from_json(as_sequence(model["merges"], file, "model.merges"), file)
-    return read_merges_txt(folder) or []
+    entries = tokenizer["model"].get("merges") if tokenizer is not None else None
+    return [_merge(entry) for entry in entries] if entries else read_merges_txt(folder) or []
 
 
-def _from_json(entries: list[Any], file: Path) -> list[str]:
-    merges = []
-    for index, entry in enumerate(entries):
-        if isinstance(entry, str):
-            merges.append(entry)
-            continue
-        place = f"model.merges[{index}]"
-        # A space inside a part is spelled as byte-level BPE spells it: the one between the parts must stand
-        # alone.
-        parts = (
-            as_text(part, file, place).replace(" ", _SPACE_SYMBOL) for part in as_sequence(entry, file, place)
-        )
-        merges.append(" ".join(parts))
-    return merges
+def _merge(entry: str | list[str]) -> str:
+    if isinstance(entry, str):
+        return entry
+    left, right = entry
+    # A space inside a part is spelled as byte-level BPE spells it: the one between the parts must stand alone.
+    if " " in left or " " in right:
+        left, right = left.replace(" ", _SPACE_SYMBOL), right.replace(" ", _SPACE_SYMBOL)
+    return f"{left} {right}"
 
 
 def read_merges_txt(folder: Path) -> list[str] | None:

@@ -228,7 +228,7 @@ def _by_structure(tokenizer: HfTokenizer) -> Detection:
     if splitter is None:
         raise TokenizerError(
             f"{tokenizer.file}: does not split text before merging, which llama.cpp's byte-level BPE needs; "
-            "name the nearest of its pre-tokenizers with --pre NAME"
+            "name the nearest of its pre-tokenizers with --pre-tokenizer NAME"
         )
     own = _cuts(splitter)
     nearest: tuple[int, str, tuple[Cuts, ...]] | None = None
@@ -248,8 +248,8 @@ def _by_structure(tokenizer: HfTokenizer) -> Detection:
     mine, other = _first_difference(own, theirs)
     raise TokenizerError(
         f"{tokenizer.file}: splits text as no pre-tokenizer of llama.cpp does; the nearest is {name}, "
-        f"which cuts out {other!r} where this one cuts out {mine!r}; take it with --pre {name}, "
-        "or name another with --pre NAME"
+        f"which cuts out {other!r} where this one cuts out {mine!r}; take it with --pre-tokenizer {name}, "
+        "or name another with --pre-tokenizer NAME"
     )
 
 

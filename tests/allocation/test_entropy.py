@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ewq_gguf import api
 from ewq_gguf.allocation import entropy as module
-from ewq_gguf.allocation.analysis import analyze_model
+from ewq_gguf.allocation import rank as rank_module
+from ewq_gguf.allocation.analysis import Analysis, analyze_model
 from ewq_gguf.allocation.entropy import statistics
+from ewq_gguf.allocation.ewq import BlockEntropy
+from ewq_gguf.allocation.rank import effective_rank
 from ewq_gguf.checkpoint import ArrayTensor, DType
+from ewq_gguf.cli import cli
 from ewq_gguf.errors import CheckpointError
+from ewq_gguf.model import Model, ModelTensor
 from ewq_gguf.pipeline.source import load_model
 
 
@@ -96,18 +105,161 @@ def test_weights_that_are_no_numbers_are_named(bad: float, dtype: type) -> None:
         statistics(ArrayTensor(values), name="blk.0.x")
 
 
-def test_reference_model_blocks(reference: Path) -> None:
-    """Every block against the formula, and one against two threads."""
+def block_formula(matrices: list[np.ndarray], epsilon: float, reading: BlockEntropy) -> float:
+    """A block's entropy under each reading, straight from the definitions."""
+    if reading is BlockEntropy.FLATTENED:
+        return formula(np.concatenate([m.reshape(-1) for m in matrices]), epsilon)
+    entropies = [formula(m, epsilon) for m in matrices]
+    if reading is BlockEntropy.PLAIN_MEAN:
+        return math.fsum(entropies) / len(entropies)
+    total = sum(m.size for m in matrices)
+    return math.fsum(h * m.size for h, m in zip(entropies, matrices)) / total
+
+
+def check_model(model: Model, epsilon: float, reading: BlockEntropy, threads: int) -> Analysis:
+    """Every block of a model against the formulas; returns the analysis."""
+    analysis = analyze_model(model, epsilon=epsilon, reading=reading, threads=threads, only_blocks=True)
+    matrices: dict[int, list[np.ndarray]] = {}
+    for t in model.tensors:
+        if t.block is not None and len(t.shape) >= 2 and t.name.endswith(".weight"):
+            rows = t.source.rows(0, t.n_rows)
+            matrices.setdefault(t.block, []).extend(rows.reshape(-1, t.shape[-2], t.shape[-1]))
+    assert [b.index for b in analysis.blocks] == sorted(matrices)
+    for block in analysis.blocks:
+        expected = block_formula(matrices[block.index], epsilon, reading)
+        assert block.entropy == pytest.approx(expected, rel=1e-12)
+        assert block.parameters == sum(m.size for m in matrices[block.index])
+    return analysis
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.0])
+@pytest.mark.parametrize("reading", BlockEntropy)
+def test_reference_model_blocks(reference: Path, epsilon: float, reading: BlockEntropy) -> None:
+    """Every block against the formula; threads change no bit."""
     model = load_model(reference)
-    one, two = analyze_model(model, threads=1), analyze_model(model, threads=2)
-    assert one == two
+    one = check_model(model, epsilon, reading, threads=1)
     assert len(one.blocks) == 12
-    for block in one.blocks:
-        total, weighted = 0, []
-        for t in model.tensors:
-            if t.block == block.index and len(t.shape) == 2:
-                weights = t.source.rows(0, t.n_rows)
-                weighted.append(weights.size * formula(weights, 0.01))
-                total += weights.size
-        assert block.entropy == pytest.approx(math.fsum(weighted) / total, rel=1e-12)
-        assert block.parameters == total
+    assert one == analyze_model(model, epsilon=epsilon, reading=reading, threads=3, only_blocks=True)
+
+
+def small_model(kind: str, experts: int = 0) -> Model:
+    """Three blocks of two matrices, or of a matrix and a stack of experts, the first block dense."""
+    rng = np.random.default_rng(4)
+
+    def tensor(name: str, *shape: int) -> ModelTensor:
+        values = rng.normal(scale=0.2, size=shape).astype(np.float32)
+        if kind == "BF16":
+            return ModelTensor(name, ArrayTensor(bf16(values), DType.BF16))
+        if kind == "F32 of BF16 values":
+            return ModelTensor(name, ArrayTensor((bf16(values).astype("<u4") << 16).view("<f4")))
+        # "mixed": half of the matrices can be counted and half cannot.
+        half = kind == "F16" or (kind == "mixed" and "up" in name)
+        return ModelTensor(name, ArrayTensor(values.astype(np.float16 if half else np.float32)))
+
+    tensors = [tensor("token_embd.weight", 10, 64)]
+    for i in range(3):
+        tensors += [tensor(f"blk.{i}.ffn_norm.weight", 64), tensor(f"blk.{i}.attn_q.weight", 48 + i, 64)]
+        stack = (experts,) if experts and i else ()
+        tensors.append(tensor(f"blk.{i}.ffn_up{'_exps' if stack else ''}.weight", *stack, 300, 301))
+    return Model("llama", {}, tuple(tensors), "small")
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.0])
+@pytest.mark.parametrize("reading", BlockEntropy)
+@pytest.mark.parametrize("kind", ["BF16", "F16", "F32", "F32 of BF16 values", "mixed"])
+@pytest.mark.parametrize("experts", [0, 3])
+def test_every_kind_of_block(
+    monkeypatch: pytest.MonkeyPatch, kind: str, reading: BlockEntropy, epsilon: float, experts: int
+) -> None:
+    model = small_model(kind, experts)
+    expected = check_model(model, epsilon, reading, threads=1)
+    counts = [len(t.matrices) for t in expected.tensors]
+    assert counts == ([1, 1, 1, 3, 1, 3] if experts else [1] * 6)
+    monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 1000)
+    again = analyze_model(model, epsilon=epsilon, reading=reading, threads=2, only_blocks=True)
+    assert again == expected
+
+
+def test_bf16_and_f32_copies_of_a_model_agree_to_the_last_bit() -> None:
+    for reading in BlockEntropy:
+        found = [
+            analyze_model(small_model(kind), reading=reading).blocks
+            for kind in ("BF16", "F32 of BF16 values")
+        ]
+        assert found[0] == found[1]
+
+
+def test_merging_counts_is_counting_what_is_merged() -> None:
+    rng = np.random.default_rng(6)
+    parts = [rng.integers(-5, 5, size=(n, 7)).astype(np.float16) for n in (3, 8, 1)]
+    merged = None
+    for p in parts:
+        counted = module.count_values(ArrayTensor(p), 0, len(p))
+        assert counted is not None
+        merged = module.merge(merged, counted)
+    assert merged is not None
+    values, counts = np.unique(np.concatenate(parts), return_counts=True)
+    assert merged.values.tolist() == values.tolist()
+    assert merged.counts.tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (90, 20), (20, 90), (1, 30), (30, 1)])
+def test_effective_rank_against_the_singular_values(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    values = np.random.default_rng(7).normal(size=shape).astype(np.float32)
+    s = np.linalg.svd(values.astype(np.float64), compute_uv=False)
+    p = s / s.sum()
+    expected = math.exp(-(p * np.log(p)).sum()) / min(shape)
+    got = effective_rank(ArrayTensor(values), 0, shape[0])
+    assert got == pytest.approx(expected, rel=1e-9)
+    monkeypatch.setattr(rank_module, "_CHUNK_ELEMENTS", 100)
+    assert effective_rank(ArrayTensor(values), 0, shape[0]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_effective_rank_at_the_edges() -> None:
+    assert effective_rank(ArrayTensor(np.eye(16, dtype=np.float32)), 0, 16) == pytest.approx(1.0)
+    one = np.outer(np.arange(1, 9), np.arange(1, 17)).astype(np.float32)
+    assert effective_rank(ArrayTensor(one), 0, 8) == pytest.approx(1 / 8, rel=1e-5)
+    assert effective_rank(ArrayTensor(np.zeros((4, 8), np.float32)), 0, 4) == 0.0
+    assert effective_rank(ArrayTensor(np.ones((4, 8), np.float32)), 0, 4, limit=3) is None
+    analysis = analyze_model(small_model("BF16"), rank=True)
+    assert all(m.rank is not None and 0 < m.rank <= 1 for t in analysis.tensors for m in t.matrices)
+    assert all(b.rank is not None for b in analysis.blocks)
+
+
+def test_gguf_and_checkpoint_agree(reference: Path, tmp_path: Path) -> None:
+    """The same weights from the folder and from a bf16 GGUF file made of it."""
+    api.convert(reference, tmp_path / "m.gguf", api.Decision(type="bf16"))
+    assert api.analyze(tmp_path / "m.gguf").blocks == api.analyze(reference).blocks
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # matplotlib's own, from pyparsing
+def test_command_writes_tables_csv_and_plot(reference: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    table, plot = tmp_path / "a.csv", tmp_path / "a.svg"
+    arguments = ["analyze", str(reference), "--csv", str(table), "--plot", str(plot), "--tensors"]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, done.output
+    assert "blk.11.ffn_up.weight" in done.stdout
+    with table.open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    analysis = api.analyze(reference)
+    assert len(rows) == len(analysis.tensors)
+    for t in analysis.tensors:
+        assert float(rows[t.name]["entropy"]) == t.matrices[0].entropy
+        assert rows[t.name]["block"] == ("" if t.block is None else str(t.block))
+    drawn = plot.read_text()
+    assert drawn.startswith("<?xml")
+    assert (
+        CliRunner().invoke(cli, ["analyze", str(reference), "--plot", str(tmp_path / "a.bmp")]).exit_code == 1
+    )
+
+
+def test_json_names_the_reading(reference: Path) -> None:
+    told = json.loads(
+        CliRunner().invoke(cli, ["analyze", str(reference), "--json", "--block-entropy", "flattened"]).stdout
+    )
+    assert told["reading"] == "flattened"
+    assert "rank" not in told["blocks"][0]
+    assert [b["class"] for b in told["blocks"]] == ["raw"] * 5 + ["8-bit"] * 5 + ["4-bit"] * 2

@@ -284,27 +284,40 @@ def deepseek_v3(folder: Path) -> int:
 
 
 _MEASURED = """
-import resource, sys, time
+import sys, time
 from ewq_gguf.api import guess
 began = time.process_time()
 verdicts = guess(sys.argv[1])[1]
-print(time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(verdicts),
-      verdicts[60].parameters, sum(v.parameters for v in verdicts))
+seconds = time.process_time() - began
+# The peak of this program; getrusage would tell that of the process it was forked from.
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(seconds, peak, len(verdicts), verdicts[60].parameters, sum(v.parameters for v in verdicts))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is told in other units elsewhere")
-def test_671b_headers_in_a_second_and_200_megabytes(tmp_path: Path) -> None:
-    weights = deepseek_v3(tmp_path)
+def measured(folder: Path) -> list[float]:
+    """Seconds of the process, peak kilobytes, blocks, weights of the last and of all blocks."""
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURED, str(tmp_path)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", _MEASURED, str(folder)], check=True, capture_output=True, text=True
     )
-    seconds, kilobytes, blocks, last, total = map(float, done.stdout.split())
-    # Time of the process, since the test machine may be busy with others.
-    assert seconds < 1.0
+    return [float(word) for word in done.stdout.split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_671b_headers_in_200_megabytes(tmp_path: Path) -> None:
+    weights = deepseek_v3(tmp_path)
+    _, kilobytes, blocks, last, total = measured(tmp_path)
     assert kilobytes < 200_000
     assert (blocks, total) == (61, weights)
     assert last > 11e9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_671b_headers_in_a_second(tmp_path: Path) -> None:
+    deepseek_v3(tmp_path)
+    # The least of a few: the machine may be busy with others.
+    assert min(measured(tmp_path)[0] for _ in range(5)) < 1.0
 
 
 def test_method_fastewq(reference: Path) -> None:

@@ -99,3 +99,12 @@ def test_missing_folder_and_config(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("adapter_config.json", "LoRA"), ("model_index.json", "diffusion")]
+)
+def test_other_kinds_of_folder_are_named(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UnsupportedModelError, match=says):
+        open_checkpoint(tmp_path)

@@ -98,9 +98,13 @@ def _theirs(tools: Path, pair: Pair, text: Path, folder: Path) -> Theirs:
     plain = _run(program, "-m", pair.candidate, *common)
     found = re.search(r"Final estimate: PPL = ([\d.]+) \+/- ([\d.]+)", plain)
     assert found, plain
-    compared = _run(
-        program, "-m", pair.candidate, *common, "--kl-divergence-base", base_file, "--kl-divergence"
-    )
+    for _ in range(4):
+        compared = _run(
+            program, "-m", pair.candidate, *common, "--kl-divergence-base", base_file, "--kl-divergence"
+        )
+        # On a busy machine it sometimes ends before its log thread has written everything.
+        if "Same top p:" in compared:
+            break
     statistics: dict[str, tuple[float, float | None]] = {}
     pattern = r"^(\S.*?)\s*:\s+(-?[\d.]+)\s*%?(?:\s*\u00b1\s*([\d.]+))?"
     for line in compared.splitlines():
@@ -165,6 +169,8 @@ def _compare(
 # llama.cpp's file cuts log-probabilities off 16 nats below the largest, so what depends on the baseline's own
 # perplexity is not the same figure when the baseline runs live; and figures near zero feel its 16-bit rounding.
 _CUT = ("PPL(base)", "Cor(")
+# It also leaves tokens below e^-16 out of its sums, which shows where a divergence is small.
+_LOW = ("10.0% KLD", "5.0% KLD", "1.0% KLD")
 _NEAR_ZERO = 2e-4
 
 
@@ -190,7 +196,7 @@ def test_figures(tools: Path, pairs: list[Pair], text: Path, tmp_path: Path) -> 
         gaps = _compare("their baseline file, our live baseline", theirs.statistics, ours)
         for name, gap in gaps.items():
             value = ours[name.removesuffix(" +/-")][0]
-            if not any(part in name for part in _CUT) and abs(value) > _NEAR_ZERO:
+            if name not in _LOW and not any(part in name for part in _CUT) and abs(value) > _NEAR_ZERO:
                 assert gap <= 1, name
 
 

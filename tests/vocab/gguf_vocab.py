@@ -93,11 +93,16 @@ class LlamaTokenizer:
         return list(buffer[:count])
 
 
+_NO_LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
+"""llama_cpp's own log callback stumbles over tokens that are no UTF-8."""
+
+
 @contextmanager
 def open_vocab(path: Path) -> Iterator[LlamaTokenizer]:
     """Load only the vocabulary of the GGUF file at `path` into llama.cpp."""
     import llama_cpp
 
+    llama_cpp.llama_log_set(_NO_LOG, None)
     parameters = llama_cpp.llama_model_default_params()
     parameters.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)

@@ -162,14 +162,22 @@ def test_metadata_equals_the_converters(case: Case, converter: Any, tmp_path: Pa
 
 def test_llama_cpp_gives_the_tokenizers_ids(case: Case, tmp_path: Path) -> None:
     path = tmp_path / "vocab.gguf"
-    write_vocab_only(path, load_vocabulary(case.folder, case.config, faithful=True))
+    vocabulary = load_vocabulary(case.folder, case.config, faithful=True)
+    write_vocab_only(path, vocabulary)
     encode = case.encode
     with open_vocab(path) as tokenizer:
         wrong = [text for text in texts() if tokenizer.encode(text) != encode(text)]
-    # llama.cpp normalizes no text before byte-level BPE, and takes "Ü" for a small letter too in gpt-4o's rule.
+    # llama.cpp normalizes no text before byte-level BPE, its tekken rule takes combining marks for no letters,
+    # and the rule nearest to gpt-4o's takes "Ü" for a small letter too.
     form = _normal_form(case.folder)
-    unexplained = [text for text in wrong if form is None or unicodedata.normalize(form, text) == text]
-    assert len(unexplained) <= 1, f"{len(unexplained)} of {len(texts())}: {unexplained[:5]}"
+    unexplained = [
+        text
+        for text in wrong
+        if (form is None or unicodedata.normalize(form, text) == text)
+        and not (vocabulary.pre == "tekken" and any(unicodedata.category(c)[0] == "M" for c in text))
+    ]
+    allowed = 1 if vocabulary.pre == "granite-embed-multi-97m" else 0
+    assert len(unexplained) <= allowed, f"{len(unexplained)} of {len(texts())}: {unexplained[:5]}"
 
 
 def _normal_form(folder: Path) -> str | None:

@@ -137,7 +137,7 @@ def test_a_hundred_added_tokens_hide_nothing(tmp_path: Path) -> None:
 def test_a_miss_names_the_nearest_and_the_option(tmp_path: Path) -> None:
     document = steps_document(split(QWEN2_REGEX.replace(r"\p{L}+", r"\p{L}{1,9}")), NO_REGEX_STEP)
     folder = write(tmp_path, tokenizer=document)
-    with pytest.raises(TokenizerError, match="--pre NAME") as caught:
+    with pytest.raises(TokenizerError, match="--pre-tokenizer NAME") as caught:
         load_bpe(folder, {})
     assert "the nearest is qwen2, which cuts out 'CamelCaseWord' where" in str(caught.value)
     assert load_bpe(folder, {}, pre="qwen2").pre == "qwen2"
