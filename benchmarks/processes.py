@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,25 @@ class Usage:
         )
 
 
+class _Peak(threading.Thread):
+    """Asks for a process' high-water mark until it ends: wait4 would report that of its parent, if higher."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._status = Path(f"/proc/{pid}/status")
+        self.bytes = 0
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            lines = self._status.read_text().splitlines()
+            found = [line for line in lines if line.startswith("VmHWM:")]
+            if not found:  # a process that has ended has no memory
+                return
+            self.bytes = int(found[0].split()[1]) << 10
+            time.sleep(0.01)
+
+
 def run(command: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> Usage:
     """Run a program to its end; Linux only, for /proc/PID/io.
 
@@ -46,8 +66,10 @@ def run(command: Sequence[str], log: Path, environment: dict[str, str] | None = 
     with log.open("w") as output:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        watch = _Peak(process.pid)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         wall = time.perf_counter() - started
+        watch.join()
         # The dead keep their accounts until somebody fetches them.
         io = dict(line.split(": ") for line in Path(f"/proc/{process.pid}/io").read_text().splitlines())
         _, status, usage = os.wait4(process.pid, 0)
@@ -57,7 +79,7 @@ def run(command: Sequence[str], log: Path, environment: dict[str, str] | None = 
     return Usage(
         wall,
         usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss << 10,
+        watch.bytes,
         int(io["read_bytes"]),
         int(io["write_bytes"]),
     )

@@ -23,9 +23,9 @@ from ewq_gguf.cli.plan_table import show_plan
 from ewq_gguf.cli.terminal import Terminal, format_bytes
 from ewq_gguf.errors import QuantizationError
 from ewq_gguf.pipeline.memory import DEFAULT_MEMORY
-from ewq_gguf.pipeline.output import resumable
 from ewq_gguf.pipeline.source import source_files
 from ewq_gguf.pipeline.split import Split, parse_split_size
+from ewq_gguf.pipeline.target import resumable
 
 
 def _split_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:

@@ -15,6 +15,7 @@ from ewq_gguf.cli.options import json_option, threads_option
 from ewq_gguf.cli.terminal import Terminal, format_bytes
 from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.model import block_of
+from ewq_gguf.pipeline.convert import CHECKSUM_PREFIX
 from ewq_gguf.pipeline.gguf_source import open_parts
 from ewq_gguf.pipeline.source import load_model
 from ewq_gguf.pipeline.verify import TensorCheck, verify
@@ -63,7 +64,14 @@ def inspect_command(terminal: Terminal, gguf: Path, tensors: bool, as_json: bool
     if as_json:
         terminal.json(_as_json(parts, entries))
         return
-    rows = [[key, _short(value.value)] for key, value in parts[0].metadata.items()]
+    rows = [
+        [key, _short(value.value)]
+        for key, value in parts[0].metadata.items()
+        if not key.startswith(CHECKSUM_PREFIX)
+    ]
+    sums = len(parts[0].metadata) - len(rows)
+    if sums:
+        rows.append([f"{CHECKSUM_PREFIX}*", f"{sums} checksums; `verify` looks at them"])
     terminal.table(str(gguf), [("key", False), ("value", False)], rows)
     if tensors:
         listed = [

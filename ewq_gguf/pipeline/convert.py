@@ -22,9 +22,10 @@ from ewq_gguf.model import Model
 from ewq_gguf.pipeline.header import HeaderTensor, header_bytes, padded
 from ewq_gguf.pipeline.importance import Importance, column_weights, stored_as
 from ewq_gguf.pipeline.memory import DEFAULT_MEMORY, budget, peak_rss
-from ewq_gguf.pipeline.output import OutputFile, Slot, check_target, open_output
+from ewq_gguf.pipeline.output import open_output
 from ewq_gguf.pipeline.quantize import quantize_tensors
 from ewq_gguf.pipeline.split import Split, split_metadata, split_paths, split_tensors
+from ewq_gguf.pipeline.target import OutputFile, Slot, check_target
 
 Progress = Callable[[int, int], None]
 PLAN_KEY, CHECKSUM_PREFIX = "ewq.plan", "ewq.sha256."

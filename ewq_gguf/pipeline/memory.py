@@ -6,8 +6,10 @@ turn to be written. Chunk size and number of jobs follow from the memory allowed
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from ewq_gguf.checkpoint.mapping import DEFAULT_WINDOW
 from ewq_gguf.errors import QuantizationError
@@ -20,6 +22,7 @@ _BASE = 160 << 20
 # Per weight: of a job that runs (float32 rows, a rearranged copy, masks, the result) and of a waiting result.
 _RUNNING, _WAITING = 16, 4
 _MIN_CHUNK = 1 << 15
+_MANY_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,12 @@ def budget(memory: int, threads: int) -> Budget:
         raise QuantizationError(
             f"{memory:,} bytes of memory are too few; allow at least {MIN_MEMORY >> 20} MiB with --memory"
         )
-    window = min(DEFAULT_WINDOW, memory // 8)
+    # Dropping pages that other threads are reading costs them page faults, so many threads get a larger window.
+    window = memory // 8 if threads > _MANY_THREADS else min(DEFAULT_WINDOW, memory // 8)
     left = memory - _BASE - window
-    threads = max(1, min(threads, left // (_MIN_CHUNK * (_RUNNING + _WAITING))))
+    # in_flight is 2 * threads + 2, and each job takes at least the smallest chunk.
+    most = (left // _MIN_CHUNK - 2 * _WAITING) // (_RUNNING + 2 * _WAITING)
+    threads = max(1, min(threads, most))
     in_flight = 2 * threads + 2
     chunk = left // (threads * _RUNNING + in_flight * _WAITING)
     return Budget(threads, max(_MIN_CHUNK, min(CHUNK_WEIGHTS, chunk)), in_flight, window)
@@ -59,6 +65,12 @@ def budget(memory: int, threads: int) -> Budget:
 
 def peak_rss() -> int | None:
     """The most bytes this process has had in memory so far, or None where the system does not tell."""
+    if sys.platform == "linux":
+        # getrusage's figure starts from that of the process that started this one.
+        with contextlib.suppress(OSError, ValueError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) << 10
     if sys.platform == "win32":
         return None
     import resource

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from ewq_gguf.checkpoint.gguf_file import GGUFFile
 from ewq_gguf.checkpoint.mapping import MappedFiles
 from ewq_gguf.errors import CheckpointError, QuantizationError
 from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.pipeline.gguf_source import SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, open_parts
 from ewq_gguf.pipeline.header import HeaderTensor, header_bytes
-from ewq_gguf.pipeline.output import OutputFile, Slot, check_target, open_output
+from ewq_gguf.pipeline.output import open_output
+from ewq_gguf.pipeline.target import OutputFile, Slot, check_target
 
 Progress = Callable[[int, int], None]
 _PIECE = 8 << 20
@@ -53,7 +52,8 @@ def merge(part: Path, output: Path, *, progress: Progress | None = None) -> int:
         output,
         [OutputFile(output, header, 0, len(table))],
         [Slot(t.name, t.nbytes) for t in table],
-        {"merge": _state(parts)},
+        {},
+        keep=False,
     ) as out:
         for index, (file, entry) in enumerate(entries):
             for begin in range(entry.begin, entry.end, _PIECE):
@@ -63,8 +63,3 @@ def merge(part: Path, output: Path, *, progress: Progress | None = None) -> int:
                 if progress is not None:
                     progress(done, total)
     return out.nbytes
-
-
-def _state(parts: tuple[GGUFFile, ...]) -> str:
-    facts = [(p.path.name, p.size, p.mtime_ns) for p in parts]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()

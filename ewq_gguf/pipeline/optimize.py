@@ -33,8 +33,8 @@ from ewq_gguf.errors import PlanError
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model
 from ewq_gguf.pipeline.convert import default_threads, file_size, write_model
+from ewq_gguf.pipeline.header import padded
 from ewq_gguf.pipeline.importance import Importance, load_importance
-from ewq_gguf.pipeline.writer import padded
 
 StagedProgress = Callable[[str, int, int], None]
 # A short text of the project's own, for those who give none.

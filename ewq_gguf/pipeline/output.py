@@ -10,110 +10,30 @@ A new run without `resume` removes what an earlier one left.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import shutil
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from ewq_gguf.errors import EwqError, QuantizationError
 from ewq_gguf.pipeline.header import padded
-from ewq_gguf.pipeline.journal import Journal, Past, Record, journal_path
+from ewq_gguf.pipeline.journal import Journal, Past, Record
 from ewq_gguf.pipeline.quantize import ByteArray
+from ewq_gguf.pipeline.target import (
+    Checksum,
+    Crc32,
+    OutputFile,
+    Sha256,
+    Slot,
+    check_space,
+    check_target,
+    part_path,
+)
 
 _PIECE = 8 << 20
 Progress = Callable[[int, int], None]
 # Makes the first file's header anew once the checksums of all tensors are known; the length must not change.
 FinalHeader = Callable[[Mapping[str, str]], bytes]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A tensor's place: its name and its bytes, without padding."""
-
-    name: str
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class OutputFile:
-    """One file: where it will stand, its header, and which of the run's tensors follow it."""
-
-    path: Path
-    header: bytes
-    first: int
-    stop: int
-
-    @property
-    def part(self) -> Path:
-        return part_path(self.path)
-
-
-class _Sum(Protocol):
-    def update(self, data: memoryview | bytes, /) -> None: ...
-
-    def text(self) -> str: ...
-
-
-class _Crc32:
-    def __init__(self) -> None:
-        self._value = 0
-
-    def update(self, data: memoryview | bytes, /) -> None:
-        self._value = zlib.crc32(data, self._value)
-
-    def text(self) -> str:
-        return f"crc32:{self._value:08x}"
-
-
-class _Sha256:
-    def __init__(self) -> None:
-        self._state = hashlib.sha256()
-
-    def update(self, data: memoryview | bytes, /) -> None:
-        self._state.update(data)
-
-    def text(self) -> str:
-        return f"sha256:{self._state.hexdigest()}"
-
-
-def part_path(target: Path) -> Path:
-    """Where the unfinished file stands."""
-    return target.with_name(target.name + ".part")
-
-
-def resumable(target: Path) -> bool:
-    """Whether an interrupted run left something under `target` that `resume` can go on with."""
-    return journal_path(target).is_file()
-
-
-def check_target(target: Path) -> None:
-    """Refuse a target that cannot be written, before any work.
-
-    Raises:
-        QuantizationError: no such folder, or the target is a folder.
-    """
-    folder = target.parent
-    if target.is_dir():
-        raise QuantizationError(f"{target} is a folder; name a file, for example {target / 'model.gguf'}")
-    if not folder.is_dir():
-        raise QuantizationError(f"the folder {folder} does not exist; create it first")
-    if not os.access(folder, os.W_OK):
-        raise QuantizationError(f"cannot write into {folder}; choose another place with -o")
-
-
-def check_space(folder: Path, nbytes: int) -> None:
-    """Raises:
-    QuantizationError: the disk has fewer bytes free than are to be written.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < nbytes:
-        raise QuantizationError(
-            f"{folder} has {free:,} bytes free and the file needs {nbytes:,}; free some space or choose a smaller size"
-        )
 
 
 class Output:
@@ -164,8 +84,8 @@ class Output:
         """Bytes of all files when they are whole."""
         return sum(len(f.header) for f in self._files) + sum(padded(s.nbytes) for s in self._slots)
 
-    def _new_sum(self) -> _Sum:
-        return _Crc32() if self._final_header is None else _Sha256()
+    def _new_sum(self) -> Checksum:
+        return Crc32() if self._final_header is None else Sha256()
 
     def _check_facts(self, past: Past, facts: Mapping[str, str]) -> None:
         if not past.facts:
@@ -325,6 +245,7 @@ def open_output(
     facts: Mapping[str, str],
     *,
     resume: bool = False,
+    keep: bool = True,
     checksums: FinalHeader | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Output]:
@@ -334,6 +255,7 @@ def open_output(
         target: the name the user gave; the journal stands beside it.
         facts: what the run makes, by name; `resume` goes on only with equal ones.
         resume: go on with what an earlier run left, after reading it again.
+        keep: an interrupted run leaves what can be gone on with.
         checksums: store sha256 sums in the header with the help of this function.
         progress: called with (tensors verified, tensors in all) while resuming.
 
@@ -349,7 +271,7 @@ def open_output(
         output.abandon(keep=False)
         raise
     except OSError as error:
-        kept = output.abandon(keep=True)
+        kept = output.abandon(keep=keep)
         after = (
             f"{kept} of {len(slots)} tensors are kept in {part_path(files[0].path).name}: run again with --resume "
             "when that is mended, or delete it"
@@ -358,5 +280,5 @@ def open_output(
         )
         raise QuantizationError(f"cannot write {target}: {error.strerror or error}; {after}") from error
     except BaseException:
-        output.abandon(keep=True)
+        output.abandon(keep=keep)
         raise
