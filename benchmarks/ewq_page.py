@@ -33,7 +33,13 @@ def write_page(kept: dict[str, Any], folder: Path) -> None:
         parts.append(section)
         verdicts.extend(found)
     parts.append(_fastewq())
-    parts.insert(1, "## What was found\n\n" + "\n".join(f"- {v}" for v in verdicts) + "\n")
+    chance = sum("better than chance)" in v for v in verdicts)
+    beaten = sum("both smaller and closer" in v for v in verdicts)
+    summary = (
+        f"In {chance} of {len(verdicts)} groups EWQ's order is better than chance, in {beaten} a uniform type is both "
+        "smaller and closer to the original than EWQ's classes. The groups of one model are not independent.\n\n"
+    )
+    parts.insert(1, "## What was found\n\n" + summary + "\n".join(f"- {v}" for v in verdicts) + "\n")
     (folder / "EWQ.md").write_text("\n".join(parts), encoding="utf-8")
 
 
@@ -170,7 +176,8 @@ def _verdict(
         if key in files and files[key]["bytes"] < ewq["bytes"] and files[key]["kld"] < ewq["kld"]
     ]  # fmt: skip
     if smaller:
-        parts.append(f"uniform {' and '.join(smaller)} is both smaller and closer to the original")
+        are = "is" if len(smaller) == 1 else "are"
+        parts.append(f"uniform {' and '.join(smaller)} {are} both smaller and closer to the original")
     return f"**{title}, {what}**: " + "; ".join(parts) + "."
 
 

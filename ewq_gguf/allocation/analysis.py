@@ -15,11 +15,11 @@ from ewq_gguf.allocation.entropy import (
     WeightStatistics,
     entropy_of_all,
     from_distribution,
-    measure,
     merge,
 )
 from ewq_gguf.allocation.ewq import BlockEntropy, BlockStatistics, block_statistics
 from ewq_gguf.allocation.rank import effective_rank
+from ewq_gguf.allocation.workers import workers
 from ewq_gguf.model import Model, ModelTensor
 
 Progress = Callable[[int, int], None]
@@ -90,7 +90,7 @@ def analyze_model(
     flattened = reading is BlockEntropy.FLATTENED
 
     def job(part: Part) -> tuple[WeightStatistics, Distribution | None]:
-        found, distribution = measure(part, epsilon)
+        found, distribution = remote.measure(part, epsilon)
         if rank:
             found = replace(found, rank=effective_rank(part.tensor, part.start, part.stop))
         return found, distribution if flattened else None
@@ -98,7 +98,7 @@ def analyze_model(
     parts = [(t, Part(t.source, start, stop, t.name)) for t in chosen for start, stop in matrix_ranges(t)]
     found: dict[str, list[WeightStatistics]] = {t.name: [] for t in chosen}
     blocks: dict[int, _Block] = {}
-    with ThreadPoolExecutor(max(1, threads)) as pool:
+    with workers(threads, total) as remote, ThreadPoolExecutor(max(1, threads)) as pool:
         # Submitted a few at a time, so that finished value counts do not pile up.
         futures: deque[Future[tuple[WeightStatistics, Distribution | None]]] = deque()
         waiting = iter(parts)

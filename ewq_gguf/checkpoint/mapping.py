@@ -25,11 +25,14 @@ MAX_OPEN = 96
 
 
 class MappedFiles:
-    """Maps of many files, opened when first read, at most `MAX_OPEN` at a time."""
+    """Maps of many files, opened when first read, at most `MAX_OPEN` at a time.
+
+    Attributes:
+        window: bytes that may be touched before all pages are dropped.
+    """
 
     def __init__(self, window: int = DEFAULT_WINDOW) -> None:
-        """`window`: bytes that may be touched before all pages are dropped."""
-        self._window = window
+        self.window = window
         self._touched = 0
         self._maps: OrderedDict[Path, tuple[mmap.mmap, npt.NDArray[np.uint8]]] = OrderedDict()
         self._lock = threading.Lock()
@@ -53,7 +56,7 @@ class MappedFiles:
             with self._lock:
                 view = self._map(path)
                 self._touched += stop - start
-                if self._touched > self._window:
+                if self._touched > self.window:
                     self._drop_pages()
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error

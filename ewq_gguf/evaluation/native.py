@@ -45,7 +45,7 @@ def llama() -> Any:
     # each of the thousands of waits would then cost a time slice (20x slower, seen). Read once, when the
     # library loads.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError, FileNotFoundError) as error:
