@@ -31,8 +31,12 @@ def settings_options(function: F) -> F:
     """Options of `Settings`, each under its own name."""
     kinds = click.Choice(list(CACHE_TYPES), case_sensitive=False)
     for option in (
-        click.option("--cache-type-v", type=kinds, help="Type of the V cache (default f16)."),
-        click.option("--cache-type-k", type=kinds, help="Type of the K cache (default f16)."),
+        click.option(
+            "--cache-type-v", type=kinds, help="Type of the V cache (default f16); a baseline keeps f16."
+        ),
+        click.option(
+            "--cache-type-k", type=kinds, help="Type of the K cache (default f16); a baseline keeps f16."
+        ),
         click.option("--threads", "n_threads", type=click.IntRange(1, 1024), help="Default: physical cores."),
         click.option(
             "--n-batch", type=click.IntRange(1), default=2048, show_default=True, help="Tokens per call."

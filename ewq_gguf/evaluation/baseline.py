@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -50,13 +51,17 @@ class BaselineSource(Protocol):
 
 
 class LiveBaseline:
-    """A GGUF that runs along with its candidates."""
+    """A GGUF that runs along with its candidates, always with llama.cpp's own f16 KV cache.
+
+    So a candidate's quantized cache counts as a part of what was changed, and a file against itself with
+    `cache_type_k="q8_0"` shows what that cache alone costs.
+    """
 
     knows_bos = True
 
     def __init__(self, path: Path, text: Path | str, settings: Settings, chunks: int | None) -> None:
         self.path = path
-        self._engine = settings.engine(path)
+        self._engine = replace(settings, cache_type_k=None, cache_type_v=None).engine(path)
         try:
             self.contexts = cut_contexts(self._engine, text, chunks)
         except BaseException:

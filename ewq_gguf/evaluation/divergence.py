@@ -151,7 +151,7 @@ def divergence(
         baseline: a GGUF file, a cache written by `baseline.write_baseline`, or a file of llama-perplexity's
             `--kl-divergence-base`; the latter two bring their own tokens and context length.
         text: a text file, or the text itself; needed with a GGUF baseline.
-        settings: context length, batch, threads, KV cache types (of candidates and live baseline alike).
+        settings: context length, batch, threads; KV cache types of the candidates (the baseline keeps f16).
         chunks: contexts at most, None for all.
         progress: called with (contexts done, contexts in all).
 

@@ -85,6 +85,9 @@ class Ggml:
         try:
             if sys.platform == "win32":
                 os.add_dll_directory(str(path.parent))
+            # Read once, when the first library loads OpenMP's runtime: threads that spin at barriers starve one
+            # another on a busy machine (see evaluation/native.py).
+            os.environ.setdefault("GOMP_SPINCOUNT", "10000")
             lib = ctypes.CDLL(str(path))
             lib.ggml_type_name.restype = ctypes.c_char_p
             lib.ggml_blck_size.restype = ctypes.c_int64

@@ -92,6 +92,15 @@ def test_small_batches_give_the_same(model: Path, coarse: Path, text: str, setti
     np.testing.assert_allclose(pieces.per_token.kld, whole.per_token.kld, atol=0.02)
 
 
+def test_what_a_quantized_cache_costs(make_model: Callable[..., Path], text: str) -> None:
+    path = make_model(n_head=2, n_head_kv=1)
+    costs = []
+    for kind in (None, "q8_0", "q4_0"):
+        settings = Settings(n_ctx=64, n_batch=256, n_threads=1, cache_type_k=kind, cache_type_v=kind)
+        costs.append(divergence(path, path, text, settings=settings, chunks=4)[0].mean_kld)
+    assert 0 == costs[0] < costs[1] < costs[2]
+
+
 def test_another_vocabulary_is_refused(
     model: Path, make_model: Callable[..., Path], text: str, settings: Settings
 ) -> None:
