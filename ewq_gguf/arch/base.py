@@ -36,6 +36,9 @@ _ALWAYS_F32 = re.compile(
     r"|time_mix_first|time_mix_w[12]|time_mix_decay_w[12]|time_mix_lerp_fused|posnet\.\d+\.norm[12]"
     r"|altup_correct_coef|altup_predict_coef|indexer\.proj)\.weight$"
 )
+_BLOCK_COUNTS = ("n_layers", "num_hidden_layers", "n_layer", "num_layers")
+# What any model may claim; beyond it each block must have a tensor.
+_FEW_BLOCKS = 256
 _EXPERT_GATING = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
 
 
@@ -62,8 +65,11 @@ class Family:
 
     def __init__(self, config: Mapping[str, Any], sources: Mapping[str, Tensor]) -> None:
         """`sources`: Hugging Face name -> tensor."""
-        self.config = self.prepare_config(Config(config, self.defaults))
+        given = Config(config, self.defaults)
+        _check_blocks(given.integer(*_BLOCK_COUNTS), len(sources))
+        self.config = self.prepare_config(given)
         self.n_blocks = self.count_blocks()
+        _check_blocks(self.n_blocks, len(sources))
         self.rope = rope_parameters(self.config)
         renamed = {new: tensor for name, tensor in sources.items() if (new := self.rename(name)) is not None}
         self.n_left_out = sum(bool(_OTHER_MODALITIES.search(name)) for name in sources)
@@ -84,7 +90,7 @@ class Family:
 
     def count_blocks(self) -> int:
         """Transformer blocks that the file will hold."""
-        return self.config.required("n_layers", "num_hidden_layers", "n_layer", "num_layers")
+        return self.config.required(*_BLOCK_COUNTS)
 
     def rename(self, name: str) -> str | None:
         """Normalise a Hugging Face tensor name; None drops the tensor."""
@@ -229,6 +235,15 @@ class Family:
                     yield ModelTensor(gguf_name, new_tensor, new_tensor.encoding)
                 else:
                     yield ModelTensor(gguf_name, new_tensor, self.fixed_type(gguf_name, new_tensor))
+
+
+def _check_blocks(n_blocks: int | None, n_tensors: int) -> None:
+    """Work and memory grow with the number of blocks, so a number without tensors to show for it is refused."""
+    if n_blocks is not None and n_blocks > max(_FEW_BLOCKS, n_tensors):
+        raise UnsupportedModelError(
+            f"config.json asks for {n_blocks:,} blocks ({', '.join(_BLOCK_COUNTS[1::2])}), and the checkpoint has "
+            f"{n_tensors:,} tensors in all; correct config.json"
+        )
 
 
 def block_number(name: str) -> int | None:

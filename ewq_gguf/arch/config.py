@@ -9,22 +9,29 @@ from ewq_gguf.errors import UnsupportedModelError
 
 # Larger than any dimension that a published model has, small enough for every GGUF integer type.
 MAX_INTEGER = 2**31 - 1
-_NESTED = ("text_config", "llm_config", "lm_config", "language_config")
+TEXT_SECTIONS = ("text_config", "llm_config", "lm_config", "language_config")
+"""Where multimodal checkpoints describe their text model."""
 
 
 class Config(Mapping[str, Any]):
-    """A read-only config with the text model's part merged over the top level."""
+    """A read-only config with the text model's part merged over the top level.
+
+    Attributes:
+        asked: the key that was looked up last, for messages.
+    """
 
     def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         """`defaults` stand in for keys that are absent, as the reference library's config classes do."""
         values = dict(raw)
-        for key in _NESTED:
+        for key in TEXT_SECTIONS:
             nested = raw.get(key)
             if isinstance(nested, Mapping):
                 values.update({k: v for k, v in nested.items() if v is not None or k not in values})
         self._values = {**(defaults or {}), **values}
+        self.asked = ""
 
     def __getitem__(self, key: str) -> Any:
+        self.asked = key
         return self._values[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -41,6 +48,7 @@ class Config(Mapping[str, Any]):
 
     def find(self, *keys: str) -> Any:
         """The value of the first key that is present and not null, or None."""
+        self.asked = keys[0]
         return next((self._values[k] for k in keys if self._values.get(k) is not None), None)
 
     def integer(self, *keys: str, minimum: int = 0) -> int | None:
@@ -50,6 +58,7 @@ class Config(Mapping[str, Any]):
             UnsupportedModelError: the value is of another type or out of range.
         """
         for key in keys:
+            self.asked = key
             value = self._values.get(key)
             if value is None:
                 continue
@@ -82,6 +91,7 @@ class Config(Mapping[str, Any]):
             UnsupportedModelError: the value is of another type or not finite.
         """
         for key in keys:
+            self.asked = key
             value = self._values.get(key)
             if value is not None:
                 return finite(value, key)

@@ -97,3 +97,12 @@ class Glm4Moe(Glm4):
 
     def adjust_vocabulary(self, vocabulary: Vocabulary) -> Vocabulary:
         return with_default_ids(vocabulary, GLM_IDS)
+
+
+class Glm4vMoe(Glm4Moe):
+    """Glm4vMoeForConditionalGeneration: the text part of GLM-4.5V, without layers that look ahead."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("Glm4vMoeForConditionalGeneration",)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        key: value for key, value in Glm4Moe.defaults.items() if key != "num_nextn_predict_layers"
+    }

@@ -21,9 +21,14 @@ _INFILL = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 32010}
 
 
 class Llama(Family):
-    """LlamaForCausalLM and MistralForCausalLM (conversion/llama.py)."""
+    """LlamaForCausalLM (conversion/llama.py), and the text parts of Llava and Voxtral."""
 
-    architectures: ClassVar[tuple[str, ...]] = ("LlamaForCausalLM", "LLaMAForCausalLM")
+    architectures: ClassVar[tuple[str, ...]] = (
+        "LlamaForCausalLM",
+        "LLaMAForCausalLM",
+        "LlavaForConditionalGeneration",
+        "VoxtralForConditionalGeneration",
+    )
     arch: ClassVar[str] = "llama"
     defaults: ClassVar[Mapping[str, Any]] = {
         "max_position_embeddings": 2048,
@@ -74,6 +79,16 @@ class Llama(Family):
     def extra_tensors(self) -> Iterable[tuple[str, Tensor]]:
         factors = llama3_factors(self.rope, self.head_dim)
         return [] if factors is None else [("rope_freqs.weight", ArrayTensor(factors))]
+
+
+class VLlama3(Llama):
+    """VLlama3ForCausalLM: the text part of SmolVLM."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("VLlama3ForCausalLM",)
+    defaults: ClassVar[Mapping[str, Any]] = {**Llama.defaults, "num_attention_heads": 32}
+
+    def rename(self, name: str) -> str | None:
+        return super().rename(name.replace("text_model.", ""))
 
 
 class Mistral(Llama):

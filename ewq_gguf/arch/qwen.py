@@ -36,6 +36,16 @@ class Qwen2(Family):
             writer.add_pooling_type(pooling)
 
 
+class Qwen2Bare(Qwen2):
+    """Qwen2Model: an embedding model without an output matrix, whose tensors lack the common prefix."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("Qwen2Model",)
+
+    def rename(self, name: str) -> str | None:
+        new = super().rename(name)
+        return None if new is None else f"model.{new}"
+
+
 class Qwen3(Qwen2):
     """Qwen3ForCausalLM."""
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ewq_gguf.arch.base import Family
+from ewq_gguf.arch.config import TEXT_SECTIONS
 from ewq_gguf.errors import UnsupportedModelError
 
 # Architecture name in config.json -> (module under ewq_gguf.arch, class).
@@ -25,6 +26,7 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "ChatGLMModel": ("chatglm", "ChatGLM"),
     "Cohere2ForCausalLM": ("cohere", "Cohere2"),
     "CohereForCausalLM": ("cohere", "CommandR"),
+    "DbrxForCausalLM": ("dbrx", "Dbrx"),
     "DeciLMForCausalLM": ("deci", "Deci"),
     "DeepseekV2ForCausalLM": ("deepseek2", "Deepseek2"),
     "DeepseekV3ForCausalLM": ("deepseek2", "Deepseek3"),
@@ -42,12 +44,15 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "Gemma2ForCausalLM": ("gemma", "Gemma2"),
     "Gemma3ForCausalLM": ("gemma", "Gemma3"),
     "Gemma3ForConditionalGeneration": ("gemma", "Gemma3"),
+    "Gemma3nForCausalLM": ("gemma3n", "Gemma3n"),
+    "Gemma3nForConditionalGeneration": ("gemma3n", "Gemma3n"),
     "Gemma4ForCausalLM": ("gemma4", "Gemma4"),
     "Gemma4ForConditionalGeneration": ("gemma4", "Gemma4"),
     "GemmaForCausalLM": ("gemma", "Gemma"),
     "Glm4ForCausalLM": ("glm4", "Glm4"),
     "Glm4MoeForCausalLM": ("glm4", "Glm4Moe"),
     "Glm4MoeLiteForCausalLM": ("deepseek2", "Glm4MoeLite"),
+    "Glm4vMoeForConditionalGeneration": ("glm4", "Glm4vMoe"),
     "GlmForCausalLM": ("chatglm", "ChatGLM"),
     "GPT2LMHeadModel": ("gpt2", "GPT2"),
     "GPTBigCodeForCausalLM": ("gpt2", "StarCoder"),
@@ -68,12 +73,14 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "Llama4ForConditionalGeneration": ("llama4", "Llama4"),
     "LLaMAForCausalLM": ("llama", "Llama"),
     "LlamaForCausalLM": ("llama", "Llama"),
+    "LlavaForConditionalGeneration": ("llama", "Llama"),
     "LlavaStableLMEpochForCausalLM": ("stablelm", "StableLM"),
     "Mamba2ForCausalLM": ("mamba", "Mamba2"),
     "MambaForCausalLM": ("mamba", "Mamba"),
     "MambaLMHeadModel": ("mamba", "Mamba"),
     "MiniCPM3ForCausalLM": ("minicpm", "MiniCPM3"),
     "MiniCPMForCausalLM": ("minicpm", "MiniCPM"),
+    "MiniMaxM2ForCausalLM": ("minimax", "MiniMaxM2"),
     "Ministral3ForCausalLM": ("mistral3", "Mistral3"),
     "Mistral3ForConditionalGeneration": ("mistral3", "Mistral3"),
     "MistralForCausalLM": ("llama", "Mistral"),
@@ -86,6 +93,7 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "OlmoeForCausalLM": ("olmo", "OlmoE"),
     "OlmoForCausalLM": ("olmo", "Olmo"),
     "OLMoForCausalLM": ("olmo", "Olmo"),
+    "OpenELMForCausalLM": ("openelm", "OpenElm"),
     "OrionForCausalLM": ("orion", "Orion"),
     "Phi3ForCausalLM": ("phi3", "Phi3"),
     "Phi4ForCausalLMV": ("phi3", "Phi3"),
@@ -93,6 +101,7 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "PhiMoEForCausalLM": ("phi3", "PhiMoe"),
     "Qwen2_5_VLForConditionalGeneration": ("qwen_vl", "Qwen2VL"),
     "Qwen2ForCausalLM": ("qwen", "Qwen2"),
+    "Qwen2Model": ("qwen", "Qwen2Bare"),
     "Qwen2MoeForCausalLM": ("qwen", "Qwen2Moe"),
     "Qwen2VLForConditionalGeneration": ("qwen_vl", "Qwen2VL"),
     "Qwen3_5ForCausalLM": ("qwen_next", "Qwen35"),
@@ -111,6 +120,8 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "StableLMEpochForCausalLM": ("stablelm", "StableLM"),
     "StableLmForCausalLM": ("stablelm", "StableLM"),
     "Starcoder2ForCausalLM": ("starcoder2", "StarCoder2"),
+    "VLlama3ForCausalLM": ("llama", "VLlama3"),
+    "VoxtralForConditionalGeneration": ("llama", "Llama"),
     "XverseForCausalLM": ("orion", "Xverse"),
 }
 
@@ -121,18 +132,28 @@ def supported_architectures() -> dict[str, str]:
 
 
 def architecture_name(config: Mapping[str, Any]) -> str:
-    """The architecture that config.json names first.
+    """The architecture that config.json names first, for the text model where that has a supported name of its own.
+
+    Source: `get_model_architecture` in llama.cpp's conversion/base.py.
 
     Raises:
         UnsupportedModelError: it names none.
     """
-    for part in (config, config.get("text_config")):
-        names = part.get("architectures") if isinstance(part, Mapping) else None
-        if isinstance(names, list) and names and isinstance(names[0], str):
-            return names[0]
+    found = _first_architecture(config)
+    for key in TEXT_SECTIONS:
+        nested = _first_architecture(config.get(key))
+        if nested is not None and (found is None or nested in _FAMILIES):
+            return nested
+    if found is not None:
+        return found
     raise UnsupportedModelError(
         "config.json names no architecture (`architectures` is missing); is it a language model's checkpoint?"
     )
+
+
+def _first_architecture(part: object) -> str | None:
+    names = part.get("architectures") if isinstance(part, Mapping) else None
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
 
 
 def family_for(config: Mapping[str, Any]) -> type[Family]:
@@ -143,10 +164,10 @@ def family_for(config: Mapping[str, Any]) -> type[Family]:
     """
     name = architecture_name(config)
     if name not in _FAMILIES:
-        near = difflib.get_close_matches(name, _FAMILIES, n=3)
+        near = difflib.get_close_matches(name[:80], _FAMILIES, n=3)
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise UnsupportedModelError(
-            f"architecture {name[:80]!r} is not supported{hint}; `ewq-gguf models` lists all, "
+            f"config.json names the architecture {name[:80]!r}, which is not supported{hint}; `ewq-gguf models` lists all, "
             "and any GGUF that llama.cpp's own converter makes can be given instead"
         )
     module, cls = _FAMILIES[name]

@@ -24,6 +24,8 @@ _LOCAL_THETA = (
     "swa_rope_theta",
     "rope_local_base_freq",
 )
+# A factor is worked out for every pair of elements; the widest published heads have 576.
+_WIDEST_HEAD = 1 << 16
 # Without a value of its own, the reference library takes the model's full context as the original one.
 _SCALED = ("llama3", "yarn", "longrope")
 
@@ -115,6 +117,10 @@ def llama3_factors(parameters: dict[str, Any], head_dim: int) -> F32Array | None
     low = finite(full.get("low_freq_factor", 1.0), "low_freq_factor")
     high = finite(full.get("high_freq_factor", 4.0), "high_freq_factor")
     original = finite(full.get("original_max_position_embeddings", 8192), "original_max_position_embeddings")
+    if head_dim > _WIDEST_HEAD:
+        raise UnsupportedModelError(
+            f"config.json gives head_dim = {head_dim:,} or what makes it; no attention head is wider than {_WIDEST_HEAD:,}"
+        )
     if not (base > 0 and factor > 0 and low > 0 and high > 0):
         raise UnsupportedModelError("config.json gives llama3 rope factors that are not positive")
     single = np.float32

@@ -98,8 +98,10 @@ def stack(sources: Sequence[Tensor]) -> Tensor:
 class TakeRows(Tensor):
     """`source[..., index, :]`: rows chosen alike in every matrix of a stack.
 
-    A read touches the source from the lowest to the highest row it needs, so the order should be local.
+    Rows that lie close together in the source are read in one go, the small gaps between them included.
     """
+
+    _GAP = 8
 
     def __init__(self, source: Tensor, index: npt.NDArray[np.intp]) -> None:
         self.shape = (*source.shape[:-2], len(index), source.shape[-1])
@@ -112,9 +114,20 @@ class TakeRows(Tensor):
             return np.empty((0, self.row_length), dtype=self.dtype.numpy)
         matrix, row = np.divmod(np.arange(start, stop), len(self._index))
         order = matrix * self._source.shape[-2] + self._index[row]
-        lower, upper = int(order.min()), int(order.max()) + 1
-        picked: AnyArray = self._source.raw_rows(lower, upper)[order - lower]
-        return picked
+        needed = np.unique(order)
+        runs = np.split(needed, np.flatnonzero(np.diff(needed) > self._GAP) + 1)
+        if len(runs) == 1:
+            lower = int(needed[0])
+            picked: AnyArray = self._source.raw_rows(lower, int(needed[-1]) + 1)[order - lower]
+            return picked
+        out = np.empty((stop - start, self.row_length), dtype=self.dtype.numpy)
+        by_place = np.argsort(order, kind="stable")
+        ordered = order[by_place]
+        for run in runs:
+            lower, upper = int(run[0]), int(run[-1]) + 1
+            first, last = np.searchsorted(ordered, (lower, upper))
+            out[by_place[first:last]] = self._source.raw_rows(lower, upper)[ordered[first:last] - lower]
+        return out
 
 
 def take(source: Tensor, index: slice | npt.NDArray[np.intp]) -> Tensor:

@@ -1,6 +1,8 @@
 """Tokenizer files of a Hugging Face folder -> the tokenizer metadata of a GGUF file."""
 
 from ewq_gguf.vocab.bpe import load_bpe
+from ewq_gguf.vocab.faithful import TokenizerMode, faithful
+from ewq_gguf.vocab.limits import limits
 from ewq_gguf.vocab.llama_hf import is_llama_hf, load_llama_hf
 from ewq_gguf.vocab.load import load_vocabulary
 from ewq_gguf.vocab.special import SpecialTokens, read_special_tokens
@@ -12,10 +14,13 @@ from ewq_gguf.vocab.wordpiece import load_wordpiece
 __all__ = [
     "SpecialTokens",
     "TokenType",
+    "TokenizerMode",
     "Vocabulary",
+    "faithful",
     "has_sentencepiece",
     "is_llama_hf",
     "is_tekken",
+    "limits",
     "load_bpe",
     "load_llama_hf",
     "load_sentencepiece",

@@ -21,13 +21,10 @@ from ewq_gguf.vocab.vocabulary import TokenType, Vocabulary
 _SPACE_MARK = "\u2581"
 
 
-def load_bpe(
-    folder: Path, config: Mapping[str, Any], *, pre: str | None = None, faithful: bool = False
-) -> Vocabulary:
+def load_bpe(folder: Path, config: Mapping[str, Any], *, pre: str | None = None) -> Vocabulary:
     """The byte-level BPE vocabulary of `folder`, padded to config.json's vocab_size.
 
-    `pre` is the name of llama.cpp's pre-tokenizer; None detects it: the one llama.cpp's converter writes, or
-    with `faithful` the one whose token ids come closest to the tokenizer's.
+    `pre` is the name of llama.cpp's pre-tokenizer; None detects it.
 
     Raises TokenizerError when there are no tokenizer files, one is damaged, an id does not fit vocab_size,
     or the pre-tokenizer is not known.
@@ -39,7 +36,7 @@ def load_bpe(
     notes: list[str] = []
     tokens, types = token_table(tokenizer, config, notes)
     if pre is None:
-        detected = detect_pretokenizer(tokenizer, faithful=faithful)
+        detected = detect_pretokenizer(tokenizer)
         pre = detected.name
         if detected.note:
             notes.append(detected.note)
@@ -51,6 +48,7 @@ def load_bpe(
         types=types,
         merges=read_merges(folder, document),
         notes=tuple(notes),
+        origin=tokenizer,
     )
     return vocabulary.with_special(read_special_tokens(folder, config, tokenizer=document))
 

@@ -38,6 +38,7 @@ def check_document(document: Mapping[str, Any], file: Path) -> None:
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         if document.get(part) is not None:
             as_mapping(document[part], file, part)
+    _check_templates(document.get("post_processor"), file)
     added: dict[int, str] = {}
     for index, entry in enumerate(as_sequence(document.get("added_tokens") or [], file, "added_tokens")):
         place = f"added_tokens[{index}]"
@@ -66,10 +67,43 @@ def _check_vocab(vocab: Mapping[str, object], file: Path) -> None:
 def _check_merges(merges: list[Any], file: Path) -> None:
     if len(merges) > MAX_MERGES:
         raise damaged(file, "model.merges", f"has more than {MAX_MERGES} entries")
+    seen: set[tuple[str, str]] = set()
     for index, merge in enumerate(merges):
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if type(parts) is not list or len(parts) != 2 or not all(type(part) is str for part in parts):
             raise damaged(file, f"model.merges[{index}]", "is not a pair of texts")
+        left, right = parts
+        if not left or not right:
+            raise damaged(file, f"model.merges[{index}]", "joins a token with nothing")
+        if not (left.isascii() and right.isascii()):
+            encode(left + right, file, f"model.merges[{index}]", limit=2 * MAX_TOKEN_BYTES)
+        pair = (left, right)
+        if pair in seen:
+            # The library takes the last of two ranks, llama.cpp the first.
+            raise damaged(
+                file, f"model.merges[{index}]", f"repeats the merge of {left!r:.60} and {right!r:.60}"
+            )
+        seen.add(pair)
+
+
+def _check_templates(node: object, file: Path) -> None:
+    """A template that uses a token it does not define makes the library panic."""
+    if not isinstance(node, dict):
+        return
+    inner = node.get("processors")
+    for step in inner if isinstance(inner, list) else [node]:
+        known = step.get("special_tokens") if isinstance(step, dict) else None
+        if not isinstance(known, dict):
+            continue
+        for part in ("single", "pair"):
+            pieces = step.get(part)
+            for piece in pieces if isinstance(pieces, list) else []:
+                token = piece.get("SpecialToken") if isinstance(piece, dict) else None
+                name = token.get("id") if isinstance(token, dict) else None
+                if isinstance(name, str) and name not in known:
+                    raise damaged(
+                        file, f"post_processor.{part}", f"uses {name!r:.60}, which it does not define"
+                    )
 
 
 def _check_scored_vocab(vocab: list[Any], file: Path) -> None:

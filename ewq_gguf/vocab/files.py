@@ -12,8 +12,12 @@ from ewq_gguf.errors import TokenizerError
 MAX_TOKENS = 1 << 21
 """Most entries a vocabulary may claim; the largest published ones stay below a quarter of that."""
 
-MAX_FILE_BYTES = 1 << 27
-"""Largest tokenizer file that is read into memory."""
+MAX_FILE_BYTES = 1 << 26
+"""Largest tokenizer file that is read into memory; the largest published ones have half of that."""
+
+MAX_ITEMS = 1 << 22
+"""Most items of a JSON file, each of which becomes an object in memory; published files stay below a third of
+that."""
 
 MAX_TOKEN_BYTES = 1 << 16
 """Longest text of a single token, in UTF-8 bytes."""
@@ -65,6 +69,9 @@ def read_object(path: Path) -> dict[str, Any] | None:
     if data is None:
         return None
     try:
+        items = data.count(b",")
+        if items > MAX_ITEMS:
+            raise damaged(path, "", f"lists some {items} items, more than {MAX_ITEMS}")
         value = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise damaged(path, f"byte {error.start}", "is not valid UTF-8") from error

@@ -24,6 +24,7 @@ from ewq_gguf.errors import TokenizerError
 from ewq_gguf.vocab.declared import add_declared, declared_tokens, text_of, unique_texts
 from ewq_gguf.vocab.document import check_document, document_from_vocab
 from ewq_gguf.vocab.files import read_object
+from ewq_gguf.vocab.quiet import native_stderr_off
 from ewq_gguf.vocab.tokenizer_class import TokenizerClass, tokenizer_class
 
 # In the order in which transformers applies them.
@@ -68,6 +69,11 @@ class HfTokenizer:
     def base_size(self) -> int:
         """Number of tokens of the model proper, without the added ones."""
         return int(self.backend.get_vocab_size(with_added_tokens=False))
+
+    @property
+    def takes_words_whole(self) -> bool:
+        """Whether a word that is a token is not built from its merges (`ignore_merges`)."""
+        return self.document["model"].get("ignore_merges") is True
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`; with BOS, EOS and the like as the tokenizer's class and files say."""
@@ -143,7 +149,8 @@ def _match_prefix_space(backend: Tokenizer, settings: Mapping[str, Any], kind: T
 def library_errors(file: Path) -> Iterator[None]:
     """Turn whatever the `tokenizers` library raises on `file` into a TokenizerError."""
     try:
-        yield
+        with native_stderr_off():
+            yield
     except (TokenizerError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # a panic in the library's Rust code is no Exception

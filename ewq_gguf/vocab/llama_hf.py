@@ -7,7 +7,6 @@ llama.cpp would refuse the file.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from ewq_gguf.errors import TokenizerError
 from ewq_gguf.vocab.files import as_mapping, encode, read_object, vocabulary_size
-from ewq_gguf.vocab.hf import HfTokenizer, open_tokenizer
+from ewq_gguf.vocab.hf import open_tokenizer
 from ewq_gguf.vocab.special import read_special_tokens
 from ewq_gguf.vocab.vocabulary import TokenType, Vocabulary
 
@@ -42,11 +41,10 @@ def is_llama_hf(folder: Path) -> bool:
     )
 
 
-def load_llama_hf(folder: Path, config: Mapping[str, Any], *, faithful: bool = False) -> Vocabulary:
+def load_llama_hf(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary of a tokenizer.json that stands in for a SentencePiece model.
 
-    llama.cpp's converter gives every token the same score, with which llama.cpp merges in another order than the
-    tokenizer. `faithful` turns the ranks of the merges into scores, and says whether a space goes before a text.
+    As llama.cpp's converter does, every token gets the same score; see `vocab.faithful` for what that costs.
 
     Raises TokenizerError when there is none of that kind (ask `is_llama_hf` first) or a file is damaged.
     """
@@ -77,34 +75,12 @@ def load_llama_hf(folder: Path, config: Mapping[str, Any], *, faithful: bool = F
         pre="default",
         tokens=tokens,
         types=types,
-        scores=_ranked_scores(tokenizer, size) if faithful else [_SCORE] * size,
-        add_space_prefix=_prepends_space(tokenizer.document) if faithful else None,
+        scores=[_SCORE] * size,
         notes=tuple(notes),
+        origin=tokenizer,
     )
     special = read_special_tokens(folder, config, n_vocab=len(tokens), tokenizer=tokenizer.document)
     return vocabulary.with_special(special)
-
-
-def only_marks_spaces(folder: Path) -> bool:
-    """Whether the tokenizer puts nothing before a text: such a one llama.cpp runs exactly as BPE (Gemma's)."""
-    document = read_object(folder / "tokenizer.json")
-    return document is not None and not _prepends_space(document)
-
-
-def _ranked_scores(tokenizer: HfTokenizer, size: int) -> list[float]:
-    scores = [0.0] * size
-    merges = tokenizer.document["model"].get("merges", [])
-    for rank, merge in reversed(list(enumerate(merges, 1))):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        token_id = tokenizer.vocab.get(left + right, size)
-        if token_id < size:
-            scores[token_id] = -float(rank)
-    return scores
-
-
-def _prepends_space(document: Mapping[str, Any]) -> bool:
-    text = json.dumps([document.get("normalizer"), document.get("pre_tokenizer")])
-    return '"type": "Prepend"' in text or ('"Metaspace"' in text and '"prepend_scheme": "never"' not in text)
 
 
 def _type(token: str, token_id: int, special: bool, base_size: int) -> TokenType:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ewq_gguf.vocab.bpe import load_bpe
 from ewq_gguf.vocab.files import as_flag, read_object
-from ewq_gguf.vocab.llama_hf import is_llama_hf, load_llama_hf, only_marks_spaces
+from ewq_gguf.vocab.llama_hf import is_llama_hf, load_llama_hf
 from ewq_gguf.vocab.special import read_special_tokens
 from ewq_gguf.vocab.spm import has_sentencepiece, load_sentencepiece
 from ewq_gguf.vocab.tekken import is_tekken, load_tekken
@@ -21,15 +21,12 @@ _CODELLAMA_FILL = {"prefix": 32007, "suffix": 32008, "middle": 32009, "eot": 320
 _GRANITE_SIZE = 49152
 
 
-def load_vocabulary(
-    folder: Path, config: Mapping[str, Any], *, pre: str | None = None, faithful: bool = False
-) -> Vocabulary:
+def load_vocabulary(folder: Path, config: Mapping[str, Any], *, pre: str | None = None) -> Vocabulary:
     """The vocabulary of a Llama-like model: Mistral's tekken.json alone, else SentencePiece, else
     byte-fallback BPE, else byte-level BPE.
 
     `config` is the content of config.json; `pre` names the pre-tokenizer of byte-level BPE instead of
-    detecting it. `faithful` prefers the original's token ids where llama.cpp's converter writes what yields
-    others.
+    detecting it. The metadata is the converter's, which `vocab.faithful` corrects.
 
     Raises TokenizerError when no tokenizer files are there or one is damaged.
     """
@@ -38,11 +35,9 @@ def load_vocabulary(
     if has_sentencepiece(folder):
         vocabulary = load_sentencepiece(folder, config)
     elif not is_llama_hf(folder):
-        vocabulary = load_bpe(folder, config, pre=pre, faithful=faithful)
-    elif faithful and only_marks_spaces(folder):
-        vocabulary = load_bpe(folder, config, pre=pre or "gemma4")
+        vocabulary = load_bpe(folder, config, pre=pre)
     else:
-        vocabulary = load_llama_hf(folder, config, faithful=faithful)
+        vocabulary = load_llama_hf(folder, config)
     settings_file = folder / "tokenizer_config.json"
     settings = read_object(settings_file) or {}
     if settings.get("add_prefix_space") is not None:

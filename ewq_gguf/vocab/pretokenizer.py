@@ -40,6 +40,7 @@ PROBE = (
     "<sentinel:12> IMGIMGABZ ‘quoted’ “double” …ellipsis—dash 、。「」",
     "...\n\n===\r\n---\n *** \n+++ ;\n",
     "word\u00a0nbsp\u3000ideographic\u2003em zero\u200bwidth",
+    "déjàVu fooÉtat ёЖик домДом ÑandÚ",
 )
 """Lines on which every two of llama.cpp's splitting rules differ."""
 
@@ -83,41 +84,23 @@ class Rule:
 
     def merges_alike(self, tokenizer: HfTokenizer) -> bool:
         """Whether a word that is a token is taken whole here as it is in `tokenizer`."""
-        return self.ignore_merges in (None, tokenizer.document["model"].get("ignore_merges") is True)
+        return self.ignore_merges in (None, tokenizer.takes_words_whole)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The regular expressions that llama.cpp applies."""
+        return self.llama_cpp or self.forms[0]
 
 
-def detect_pretokenizer(
-    tokenizer: HfTokenizer, fingerprints: Mapping[str, str] | None = None, *, faithful: bool = False
-) -> Detection:
+def detect_pretokenizer(tokenizer: HfTokenizer, fingerprints: Mapping[str, str] | None = None) -> Detection:
     """The llama.cpp pre-tokenizer of `tokenizer`; `fingerprints` (digest -> name) replaces the shipped table.
-
-    llama.cpp only approximates some splitting rules. `faithful` takes another of its pre-tokenizers where that
-    one comes closer to the tokenizer than the one its converter would name.
 
     Raises TokenizerError naming the nearest known one when neither way finds it.
     """
     table = known_fingerprints() if fingerprints is None else fingerprints
     with library_errors(tokenizer.file):
         name = next((table[digest] for digest in fingerprints_of(tokenizer) if digest in table), None)
-        found = _by_structure(tokenizer) if name is None else Detection(name, "fingerprint")
-        return _closest(tokenizer, found) if faithful else found
-
-
-def _closest(tokenizer: HfTokenizer, found: Detection) -> Detection:
-    splitter = tokenizer.backend.pre_tokenizer
-    current = next((rule for rule in rules() if found.name in (rule.name, *rule.aliases)), None)
-    if current is None or splitter is None:
-        return found
-    own = _cuts(splitter)
-
-    def distance(rule: Rule) -> tuple[bool, int]:
-        return not rule.merges_alike(tokenizer), _distance(own, _rule_cuts(rule.llama_cpp or rule.forms[0]))
-
-    best = min((rule for rule in rules() if rule.fits(tokenizer)), key=distance)
-    if distance(best) >= distance(current):
-        return found
-    note = f"{tokenizer.file}: pre-tokenizer {best.name} instead of {found.name}, for it comes closer"
-    return Detection(best.name, "structure", note)
+        return _by_structure(tokenizer) if name is None else Detection(name, "fingerprint")
 
 
 @cache
@@ -230,22 +213,22 @@ def _by_structure(tokenizer: HfTokenizer) -> Detection:
             f"{tokenizer.file}: does not split text before merging, which llama.cpp's byte-level BPE needs; "
             "name the nearest of its pre-tokenizers with --pre-tokenizer NAME"
         )
-    own = _cuts(splitter)
+    own = cuts(splitter)
     nearest: tuple[int, str, tuple[Cuts, ...]] | None = None
     for rule in rules():
         if not rule.fits(tokenizer):
             continue
         for form in rule.forms:
-            cuts = _rule_cuts(form)
-            distance = _distance(own, cuts)
-            if not distance:
+            theirs = rule_cuts(form)
+            away = sum(distances(own, theirs))
+            if not away:
                 note = f"{tokenizer.file}: pre-tokenizer {rule.name}, by how it splits text"
                 return Detection(rule.name, "structure", note)
-            if nearest is None or distance < nearest[0]:
-                nearest = (distance, rule.name, cuts)
+            if nearest is None or away < nearest[0]:
+                nearest = (away, rule.name, theirs)
     assert nearest is not None
-    _, name, theirs = nearest
-    mine, other = _first_difference(own, theirs)
+    _, name, closest = nearest
+    mine, other = first_difference(own, closest)
     raise TokenizerError(
         f"{tokenizer.file}: splits text as no pre-tokenizer of llama.cpp does; the nearest is {name}, "
         f"which cuts out {other!r} where this one cuts out {mine!r}; take it with --pre-tokenizer {name}, "
@@ -256,7 +239,8 @@ def _by_structure(tokenizer: HfTokenizer) -> Detection:
 Cuts = tuple[tuple[int, int], ...]
 
 
-def _cuts(splitter: Any) -> tuple[Cuts, ...]:
+def cuts(splitter: Any) -> tuple[Cuts, ...]:
+    """Where a pre-tokenizer of the `tokenizers` library cuts the lines of `PROBE`."""
     return tuple(
         tuple((start, stop) for _, (start, stop) in splitter.pre_tokenize_str(text) if stop > start)
         for text in PROBE
@@ -264,16 +248,19 @@ def _cuts(splitter: Any) -> tuple[Cuts, ...]:
 
 
 @cache
-def _rule_cuts(form: tuple[str, ...]) -> tuple[Cuts, ...]:
+def rule_cuts(form: tuple[str, ...]) -> tuple[Cuts, ...]:
+    """Where regular expressions, applied one after the other, cut the lines of `PROBE`."""
     splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in form]
-    return _cuts(pre_tokenizers.Sequence(splits))
+    return cuts(pre_tokenizers.Sequence(splits))
 
 
-def _distance(own: tuple[Cuts, ...], theirs: tuple[Cuts, ...]) -> int:
-    return sum(len(set(a) ^ set(b)) for a, b in zip(own, theirs))
+def distances(own: tuple[Cuts, ...], theirs: tuple[Cuts, ...]) -> tuple[int, ...]:
+    """For every line of `PROBE`, how many pieces only one of the two cuts out."""
+    return tuple(len(set(a) ^ set(b)) for a, b in zip(own, theirs))
 
 
-def _first_difference(own: tuple[Cuts, ...], theirs: tuple[Cuts, ...]) -> tuple[str, str]:
+def first_difference(own: tuple[Cuts, ...], theirs: tuple[Cuts, ...]) -> tuple[str, str]:
+    """The first two pieces of `PROBE` that differ; texts of at most a line, equal when nothing differs."""
     for text, mine, other in zip(PROBE, own, theirs):
         for a, b in zip(mine, other):
             if a != b:

@@ -5,6 +5,7 @@ The rules are those of `_create_vocab_sentencepiece` in llama.cpp's conversion/b
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,7 +101,10 @@ def read_sentencepiece_table(folder: Path, config: Mapping[str, Any]) -> TokenTa
             piece = encode(processor.IdToPiece(token_id), file, f"piece {token_id}")
         except UnicodeDecodeError as error:
             raise damaged(file, f"piece {token_id}", "is not valid UTF-8") from error
-        table.put(token_id, piece, processor.GetScore(token_id), _piece_type(processor, token_id))
+        score = processor.GetScore(token_id)
+        if not math.isfinite(score):
+            raise damaged(file, f"piece {token_id}", f"has the score {score}")
+        table.put(token_id, piece, score, _piece_type(processor, token_id))
     _add_from_added_tokens(folder / "added_tokens.json", table)
     _add_from_tokenizer_config(folder / "tokenizer_config.json", table)
     return table

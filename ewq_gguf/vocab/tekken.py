@@ -27,6 +27,8 @@ from ewq_gguf.vocab.files import (
 from ewq_gguf.vocab.vocabulary import TokenType, Vocabulary
 
 _MAX_PIECE_BYTES = 1024
+# Every piece is cut at each of its bytes; a vocabulary of 150,000 has about a million.
+_MAX_CUTS = 1 << 22
 # Files up to version 7 may leave the special tokens out; these are then the first of them.
 _EARLY_SPECIAL = (
     *(
@@ -131,6 +133,7 @@ def _ranks(document: Mapping[str, Any], count: int, file: Path) -> dict[bytes, i
     if not 256 <= count <= len(entries):
         raise damaged(file, "vocab", f"has {len(entries)} entries where config asks for {count}")
     ranks: dict[bytes, int] = {}
+    cuts = 0
     for index, item in enumerate(entries[:count]):
         entry = as_mapping(item, file, f"vocab[{index}]")
         try:
@@ -142,6 +145,9 @@ def _ranks(document: Mapping[str, Any], count: int, file: Path) -> dict[bytes, i
         if not known or entry.get("rank") != index or (index < 256 and piece != bytes([index])):
             raise damaged(file, f"vocab[{index}]", "is not the token that belongs there")
         ranks[piece] = index
+        cuts += len(piece)
+        if cuts > _MAX_CUTS:
+            raise damaged(file, f"vocab[{index}]", f"ends more than {_MAX_CUTS} bytes of tokens")
     return ranks
 
 

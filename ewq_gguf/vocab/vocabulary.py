@@ -12,6 +12,8 @@ from ewq_gguf.vocab.special import NamedTemplates, SpecialTokens
 if TYPE_CHECKING:
     import gguf
 
+    from ewq_gguf.vocab.hf import HfTokenizer
+
 _NORMALIZER = "tokenizer.ggml.normalizer"
 _NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits)
 
@@ -33,7 +35,8 @@ class Vocabulary:
 
     `special_ids` ("bos", "eos", "unk", "eot", ...) and `add_special` keep the order of llama.cpp's converter.
     `chat_template` is one text, or (name, text) pairs. `notes` are sentences about what was ignored or
-    assumed, worth a line on the terminal.
+    assumed, worth a line on the terminal. `origin` is the tokenizer.json (or vocab.json) that it was read from,
+    opened; it is not written.
     """
 
     model: str
@@ -52,6 +55,7 @@ class Vocabulary:
     normalizer_lowercase: bool | None = None
     normalizer_strip_accents: bool | None = None
     notes: tuple[str, ...] = ()
+    origin: HfTokenizer | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ewq_gguf.arch import supported_architectures
+from ewq_gguf.arch.registry import architecture_name
 from tests.tiny.case import Case
 from tests.tiny.cases import CASES
 from tests.tiny.digests import FILE, digest
@@ -29,4 +30,4 @@ def test_every_pinned_digest_belongs_to_a_case() -> None:
 
 def test_every_case_names_a_supported_architecture() -> None:
     for case in CASES:
-        assert case.config["architectures"][0] in supported_architectures()
+        assert architecture_name(case.config) in supported_architectures()

@@ -33,3 +33,11 @@ def test_a_config_without_an_architecture_is_refused(config: dict[str, Any]) -> 
 
 def test_the_text_part_of_a_multimodal_config_may_name_it() -> None:
     assert family_for({"text_config": {"architectures": ["LlamaForCausalLM"]}}).arch == "llama"
+
+
+def test_the_text_parts_own_name_comes_first_where_it_is_supported() -> None:
+    outer = {"architectures": ["Idefics3ForConditionalGeneration"]}
+    assert family_for({**outer, "text_config": {"architectures": ["LlamaForCausalLM"]}}).arch == "llama"
+    assert family_for({**outer, "llm_config": {"architectures": ["Qwen3ForCausalLM"]}}).arch == "qwen3"
+    with pytest.raises(UnsupportedModelError, match="Idefics3ForConditionalGeneration"):
+        family_for({**outer, "text_config": {"architectures": ["SomethingElse"]}})

@@ -13,6 +13,7 @@ from ewq_gguf.allocation.methods import uniform_plan
 from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.pipeline.convert import write_model
 from ewq_gguf.pipeline.source import load_model
+from ewq_gguf.vocab import TokenizerMode
 from tests.parity.runtime import logits
 from tests.tiny.build import build
 from tests.tiny.vocabularies import PRE
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.parity
 def test_same_file_and_logits_as_the_reference(
     case: ClassicCase, tmp_path: Path, converter: ReferenceConverter
 ) -> None:
-    model = load_model(build(case, tmp_path / "ours" / case.name))
+    model = load_model(build(case, tmp_path / "ours" / case.name), tokenizer=TokenizerMode.CONVERTER)
     spelled = build(reference_copy(case), tmp_path / "reference" / case.name)
     for kind in case.types:
         ours, reference = tmp_path / f"ours-{kind}.gguf", tmp_path / f"reference-{kind}.gguf"

@@ -16,6 +16,7 @@ from ewq_gguf.allocation.methods import uniform_plan
 from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.pipeline.convert import write_model
 from ewq_gguf.pipeline.source import load_model
+from ewq_gguf.vocab import TokenizerMode
 from tests.parity.runtime import logits
 from tests.tiny.build import build
 from tests.tiny.case import Case
@@ -30,7 +31,7 @@ def test_same_file_and_logits_as_the_reference(
     case: Case, tmp_path: Path, converter: ReferenceConverter
 ) -> None:
     folder = build(case, tmp_path / case.name)
-    model = load_model(folder)
+    model = load_model(folder, tokenizer=TokenizerMode.CONVERTER)
     for kind in case.types:
         ours, reference = tmp_path / f"ours-{kind}.gguf", tmp_path / f"reference-{kind}.gguf"
         converter.convert(folder, reference, kind, pre=PRE)

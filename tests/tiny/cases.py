@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.tiny import established, newest, quantized
+from tests.tiny import established, newest, quantized, rarer
 from tests.tiny.case import Case
 
-CASES: tuple[Case, ...] = (*established.CASES, *newest.CASES, *quantized.CASES)
+CASES: tuple[Case, ...] = (*established.CASES, *newest.CASES, *quantized.CASES, *rarer.CASES)

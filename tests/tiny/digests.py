@@ -15,6 +15,7 @@ from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.pipeline.convert import file_metadata
 from ewq_gguf.pipeline.quantize import quantize_tensors
 from ewq_gguf.pipeline.source import load_model
+from ewq_gguf.vocab import TokenizerMode
 from tests.tiny.build import build
 from tests.tiny.case import Case
 from tests.tiny.cases import CASES
@@ -33,7 +34,7 @@ _LEFT_OUT = (
 
 def digest(case: Case, folder: Path) -> str:
     """A sha256 of metadata, tensor table and tensor data, under the first of the case's types."""
-    model = load_model(build(case, folder / case.name))
+    model = load_model(build(case, folder / case.name), tokenizer=TokenizerMode.CONVERTER)
     plan = uniform_plan(model, GGMLType[case.types[0].upper()])
     state = hashlib.sha256()
     for key, value in sorted(file_metadata(model, plan).items()):

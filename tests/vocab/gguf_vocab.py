@@ -83,12 +83,14 @@ class LlamaTokenizer:
         self._library = library
         self._vocab = vocab
 
-    def encode(self, text: str, *, add_special: bool = False) -> list[int]:
-        """Token ids of `text`; special tokens written out in it count as such."""
+    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        """Token ids of `text`; with `parse_special`, special tokens written out in it count as such."""
         data = text.encode("utf-8")
         room = len(data) + 16
         buffer = (ctypes.c_int32 * room)()
-        count = self._library.llama_tokenize(self._vocab, data, len(data), buffer, room, add_special, True)
+        count = self._library.llama_tokenize(
+            self._vocab, data, len(data), buffer, room, add_special, parse_special
+        )
         assert count >= 0, f"llama_tokenize wants room for {-count} tokens"
         return list(buffer[:count])
 

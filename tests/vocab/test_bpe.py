@@ -158,23 +158,6 @@ def test_byte_fallback_types(tmp_path: Path) -> None:
     assert vocabulary.special_ids == {"bos": 1, "eos": 2, "unk": 0, "pad": len(vocabulary) - 2}
 
 
-MERGED = ("\u2581tea", "\u2581the", "the", "\u2581tt", "ea", "hea")
-
-
-@pytest.mark.parametrize("prepend", [True, False])
-def test_faithful_byte_fallback_gives_the_tokenizers_ids(tmp_path: Path, prepend: bool) -> None:
-    document = byte_fallback_document(MERGED)
-    if not prepend:
-        document["normalizer"] = document["normalizer"]["normalizers"][1]
-    folder = write(tmp_path, tokenizer=document)
-    original = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    path = tmp_path / "vocab.gguf"
-    write_vocab_only(path, load_vocabulary(folder, {"bos_token_id": 1, "eos_token_id": 2}, faithful=True))
-    cases = ["the tea", "theathe tthe", " the", "tea\nthe heat", "ätheä", "🦙 tea"]
-    with open_vocab(path) as tokenizer:
-        assert [tokenizer.encode(text) for text in cases] == [original.encode(text).ids for text in cases]
-
-
 def test_the_choice_between_the_loaders(tmp_path: Path) -> None:
     fallback = llama_folder(tmp_path / "a")
     assert load_vocabulary(fallback, {}).model == "llama"

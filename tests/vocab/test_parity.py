@@ -11,24 +11,36 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sentencepiece import SentencePieceProcessor
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
-from ewq_gguf.vocab import Vocabulary, is_tekken, load_bpe, load_tekken, load_vocabulary
+from ewq_gguf.vocab import (
+    TokenType,
+    Vocabulary,
+    faithful,
+    is_tekken,
+    limits,
+    load_bpe,
+    load_tekken,
+    load_vocabulary,
+)
+from ewq_gguf.vocab.faithful import rule_of
 from ewq_gguf.vocab.hf import open_tokenizer
 from ewq_gguf.vocab.pretokenizer import detect_pretokenizer
 
-from .gguf_vocab import metadata_bytes, open_vocab, write_vocab_only
-from .texts import texts
+from .causes import Causes, token_texts
+from .gguf_vocab import LlamaTokenizer, metadata_bytes, open_vocab, write_vocab_only
 from .tiny_tokenizers import added
+from .varied import varied_texts
 
 pytestmark = pytest.mark.parity
 
@@ -56,19 +68,16 @@ class Case:
     config: dict[str, Any]
 
     @property
-    def encode(self) -> Callable[[str], list[int]]:
-        """The tokenizer's own library."""
-        file = self.folder / "tokenizer.model"
-        if file.is_file():
-            processor = SentencePieceProcessor(model_file=str(file))
-            return lambda text: list(processor.encode(text))
+    def document(self) -> dict[str, Any] | None:
+        """The tokenizer as a tokenizer.json; None for SentencePiece."""
+        if (self.folder / "tokenizer.model").is_file():
+            return None
         if is_tekken(self.folder):
-            return _tekken_encoder(self.folder)
-        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+            return cast(dict[str, Any], json.loads(_tekken_tokenizer(self.folder).to_str()))
+        return cast(dict[str, Any], json.loads((self.folder / "tokenizer.json").read_text()))
 
 
-def _tekken_encoder(folder: Path) -> Callable[[str], list[int]]:
+def _tekken_tokenizer(folder: Path) -> Tokenizer:
     """tiktoken's way: a piece that is a token as it is, else the pair of lowest rank first."""
     vocabulary = load_tekken(folder, {})
     ids = {token.decode(): index for index, token in enumerate(vocabulary.tokens)}
@@ -81,7 +90,9 @@ def _tekken_encoder(folder: Path) -> Callable[[str], list[int]]:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+    control = (t for t, kind in zip(vocabulary.tokens, vocabulary.types) if kind == TokenType.CONTROL)
+    tokenizer.add_special_tokens([AddedToken(token.decode(), normalized=False) for token in control])
+    return tokenizer
 
 
 def _size(folder: Path) -> int:
@@ -157,34 +168,90 @@ def test_metadata_equals_the_converters(case: Case, converter: Any, tmp_path: Pa
     write_vocab_only(ours, _as_the_converter_writes_it(vocabulary, case))
     expected, found = _tokenizer_keys(theirs), _tokenizer_keys(ours)
     assert sorted(found) == sorted(expected)
-    assert [key for key in expected if expected[key] != found[key]] == []
+    different = {key for key in expected if expected[key] != found[key]}
+    if different and _transformers_of(converter) >= 5:
+        different -= _of_transformers_5(case, vocabulary, expected, found)
+    assert different == set()
+
+
+def _transformers_of(converter: Any) -> int:
+    """Major version of transformers that the converter runs with; llama.cpp asks for 4."""
+    python = sys.modules[type(converter).__module__].reference_python()
+    command = [str(python), "-c", "import transformers; print(transformers.__version__)"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(printed.split(".")[0])
+
+
+def _of_transformers_5(
+    case: Case, vocabulary: Vocabulary, expected: dict[str, Any], found: dict[str, Any]
+) -> set[str]:
+    """Keys in which the converter's result changes with transformers 5, away from the tokenizer.json.
+
+    It rebuilds every LlamaTokenizer as Llama 2's, whose other cuts lead to another fingerprint; and Gemma's class
+    takes "<mask>" for a special token.
+    """
+    settings = json.loads((case.folder / "tokenizer_config.json").read_text())
+    explained = set()
+    if settings["tokenizer_class"].startswith("LlamaTokenizer") and _is_byte_level(case.folder):
+        explained.add("tokenizer.ggml.pre")
+    if settings["tokenizer_class"].startswith("GemmaTokenizer"):
+        key = "tokenizer.ggml.token_type"
+        pairs = zip(found[key][16:], expected[key][16:])
+        places = {place // 4 for place, (ours, theirs) in enumerate(pairs) if ours != theirs}
+        if {vocabulary.tokens[place] for place in places} == {b"<mask>"}:
+            explained.add(key)
+    return explained
 
 
 def test_llama_cpp_gives_the_tokenizers_ids(case: Case, tmp_path: Path) -> None:
+    """Every difference has one of the causes that `vocab.faithful` and `vocab.limits` name, proven by undoing it."""
     path = tmp_path / "vocab.gguf"
-    vocabulary = load_vocabulary(case.folder, case.config, faithful=True)
+    vocabulary = faithful(load_vocabulary(case.folder, case.config))
     write_vocab_only(path, vocabulary)
-    encode = case.encode
+    document = case.document
     with open_vocab(path) as tokenizer:
-        wrong = [text for text in texts() if tokenizer.encode(text) != encode(text)]
-    # llama.cpp normalizes no text before byte-level BPE, its tekken rule takes combining marks for no letters,
-    # and the rule nearest to gpt-4o's takes "Ü" for a small letter too.
-    form = _normal_form(case.folder)
-    unexplained = [
-        text
-        for text in wrong
-        if (form is None or unicodedata.normalize(form, text) == text)
-        and not (vocabulary.pre == "tekken" and any(unicodedata.category(c)[0] == "M" for c in text))
-    ]
-    allowed = 1 if vocabulary.pre == "granite-embed-multi-97m" else 0
-    assert len(unexplained) <= allowed, f"{len(unexplained)} of {len(texts())}: {unexplained[:5]}"
+        if document is None:
+            found = _against_sentencepiece(case, tokenizer)
+        else:
+            causes = Causes(document, vocabulary, tokenizer.encode)
+            tokens = [entry["content"] for entry in document["added_tokens"]]
+            varied = dict.fromkeys((*varied_texts(), *token_texts(tokens)))
+            found = {text: causes.of(text) for text in varied}
+    counts = Counter(found.values())
+    print(f"{case.folder.parent.name}: {counts['']} of {len(found)} equal, {dict(counts)}")
+    assert len(found) >= 300
+    assert [text for text, cause in found.items() if cause == "unknown"] == []
+    told = " ".join(limits(vocabulary))
+    for cause in counts:
+        assert _EXPLAINED_BY.get(cause, "") in told, (cause, told)
 
 
-def _normal_form(folder: Path) -> str | None:
-    file = folder / "tokenizer.json"
-    normalizer = (json.loads(file.read_text()).get("normalizer") or {}) if file.is_file() else {}
-    kind = normalizer.get("type")
-    return kind if kind in ("NFC", "NFKC", "NFD", "NFKD") else None
+# What the user is told when a cause can show; one is llama.cpp's on purpose (see `vocab.faithful`).
+_EXPLAINED_BY = {
+    "normalizer": "normalizer",
+    "splitting": "only comes close",
+    "splitting, normalizer": "normalizer",
+}
+
+
+def _against_sentencepiece(case: Case, tokenizer: LlamaTokenizer) -> dict[str, str]:
+    processor = SentencePieceProcessor(model_file=str(case.folder / "tokenizer.model"))
+    # SentencePiece finds no control tokens in a text, and knows nothing of tokens added beside its model.
+    given = {text: tokenizer.encode(text, parse_special=False) for text in varied_texts()}
+    size = processor.vocab_size()
+
+    def cause(text: str, ids: list[int]) -> str:
+        if ids == processor.encode(text):
+            return ""
+        return "added beside the model" if max(ids) >= size or _replaced(case, ids, processor) else "unknown"
+
+    return {text: cause(text, ids) for text, ids in given.items()}
+
+
+def _replaced(case: Case, ids: list[int], processor: SentencePieceProcessor) -> bool:
+    """Whether one of `ids` is a piece to which another file gives another text."""
+    tokens = load_vocabulary(case.folder, case.config).tokens
+    return any(tokens[i] != processor.IdToPiece(i).encode() for i in ids)
 
 
 def _is_byte_level(folder: Path) -> bool:
@@ -203,11 +270,10 @@ def test_the_pretokenizer_is_found_without_the_table(case: Case) -> None:
     again = detect_pretokenizer(tokenizer, {})
     assert again.how == "structure"
     # Two names may stand for one behaviour; the table then knows more than the structure tells.
-    assert detect_pretokenizer(tokenizer, faithful=True).name in (
-        again.name,
-        found.name,
-        "granite-embed-multi-97m",
-    )
+    by_structure, by_table = rule_of(again.name), rule_of(found.name)
+    assert by_structure is not None
+    assert by_table is not None
+    assert set(by_structure.forms) & set(by_table.forms)
 
 
 def test_a_hundred_added_tokens_change_nothing(case: Case) -> None:

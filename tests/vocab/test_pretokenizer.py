@@ -143,30 +143,6 @@ def test_a_miss_names_the_nearest_and_the_option(tmp_path: Path) -> None:
     assert load_bpe(folder, {}, pre="qwen2").pre == "qwen2"
 
 
-def test_faithful_takes_the_rule_that_comes_closest(tmp_path: Path) -> None:
-    gpt_4o = next(rule for rule in rules() if rule.name == "gpt-4o")
-    folder = write(tmp_path, tokenizer=steps_document(split(gpt_4o.forms[0][0]), NO_REGEX_STEP))
-    assert load_bpe(folder, {}).pre == "gpt-4o"
-    closer = load_bpe(folder, {}, faithful=True)
-    assert closer.pre == "granite-embed-multi-97m"
-    assert "instead of gpt-4o" in closer.notes[-1]
-
-
-def test_faithful_keeps_a_name_that_is_as_good(tmp_path: Path) -> None:
-    tokenizer = opened(tmp_path, byte_level_document())
-    table = {next(fingerprints_of(tokenizer)): "stablelm2"}
-    assert detect_pretokenizer(tokenizer, table, faithful=True).name == "stablelm2"
-
-
-def test_faithful_minds_whole_words(tmp_path: Path) -> None:
-    document = steps_document(split(rules()[0].forms[0][0]), NO_REGEX_STEP)
-    document["model"]["ignore_merges"] = True
-    tokenizer = opened(tmp_path, document)
-    table = {next(fingerprints_of(tokenizer)): "smaug-bpe"}
-    assert detect_pretokenizer(tokenizer, table).name == "smaug-bpe"
-    assert detect_pretokenizer(tokenizer, table, faithful=True).name == "glm4"
-
-
 def test_the_table_holds_digests() -> None:
     table = known_fingerprints()
     assert len(table) > 90
