@@ -1,0 +1,8 @@
+"""The measuring programs of third_party/ as modules."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "third_party"))

@@ -1,0 +1,1 @@
+"""Other programs that read GGUF, tried on files that ewq-gguf wrote."""
