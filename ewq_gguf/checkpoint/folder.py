@@ -8,12 +8,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ewq_gguf.checkpoint.json_file import load_json_object
-from ewq_gguf.checkpoint.mapping import DEFAULT_WINDOW, MappedFiles
+from ewq_gguf.checkpoint.links import refuse_links_out
+from ewq_gguf.checkpoint.reading import SourceFiles
 from ewq_gguf.checkpoint.safetensors import FileTensor, Shard, read_shard
 from ewq_gguf.checkpoint.tensor import Tensor
 from ewq_gguf.errors import CheckpointError, UnsupportedModelError
 
 INDEX_NAME = "model.safetensors.index.json"
+# The limit of every common file system.
+MAX_NAME_BYTES = 255
 # Files that give away another kind of folder.
 _NO_LANGUAGE_MODEL = {
     "adapter_config.json": "a LoRA adapter, not a model; merge it into its base model first",
@@ -43,20 +46,18 @@ class Checkpoint:
         return sum(shard.size for shard in self.shards)
 
 
-def open_checkpoint(path: Path, window: int = DEFAULT_WINDOW) -> Checkpoint:
+def open_checkpoint(path: Path) -> Checkpoint:
     """Open a checkpoint folder, or a single .safetensors file with config.json beside it.
-
-    Args:
-        window: bytes of mapped pages that may be resident at a time.
 
     Raises:
         CheckpointError: missing, damaged or inconsistent files.
         UnsupportedModelError: the weights are in another format (pickle, GGUF parts, ...).
     """
     folder, shard_paths, weight_map = _find_shards(path)
+    refuse_links_out(folder)
     config = load_json_object(folder / "config.json")
     shards = tuple(read_shard(p) for p in shard_paths)
-    files = MappedFiles(window)
+    files = SourceFiles()
     tensors: dict[str, Tensor] = {}
     owner: dict[str, Path] = {}
     for shard in shards:
@@ -70,7 +71,7 @@ def open_checkpoint(path: Path, window: int = DEFAULT_WINDOW) -> Checkpoint:
     if weight_map is not None:
         _check_index(folder, weight_map, owner)
     if not tensors:
-        raise CheckpointError(f"{folder} holds no tensors: its shards are empty")
+        raise CheckpointError(f"{folder} holds no tensors: {shard_paths[0].name} is empty; download it again")
     return Checkpoint(folder, config, tensors, shards)
 
 
@@ -118,6 +119,10 @@ def _read_index(index: Path) -> dict[str, str]:
         # A shard lies in the folder itself: anything else reaches outside what the user named.
         if PurePosixPath(name).name != name or "\\" in name or "\0" in name or name in ("", ".", ".."):
             raise CheckpointError(f"{index} names the shard {name[:200]!r}, which is not a plain file name")
+        if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+            raise CheckpointError(
+                f"{index} names the shard {name[:80]!r}..., longer than any file name can be"
+            )
         if not name.endswith(".safetensors"):
             raise UnsupportedModelError(
                 f"{index} names the shard {name[:200]!r}, which is no .safetensors file"

@@ -8,7 +8,6 @@ before anything is allocated.
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from typing import Any
 import gguf
 import numpy as np
 
-from ewq_gguf.checkpoint.mapping import MappedFiles
+from ewq_gguf.checkpoint.growing import MAX_ARRAY_ITEMS, GrowingPrefix
+from ewq_gguf.checkpoint.reading import SourceFiles
+from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.checkpoint.tensor import AnyArray, DType, Tensor
 from ewq_gguf.errors import CheckpointError, UnsupportedModelError
 
@@ -73,10 +74,10 @@ class GGUFRows(Tensor):
     """The rows of a GGUF tensor as bytes (dtype U8), or as floats where they are stored so."""
 
     def __init__(
-        self, file: GGUFFile, entry: GGUFEntry, files: MappedFiles, dtype: DType, row_length: int
+        self, file: GGUFFile, entry: GGUFEntry, files: SourceFiles, dtype: DType, row_length: int
     ) -> None:
         """`row_length`: elements of `dtype` per row (bytes per row for U8)."""
-        self.shape = (*entry.shape[:-1], row_length) if entry.shape else ()
+        self.shape = (*entry.shape[:-1], row_length)
         self.dtype = dtype
         self._file = file
         self._entry = entry
@@ -95,10 +96,13 @@ class GGUFRows(Tensor):
 class _Cursor:
     """Reads little-endian fields, never past the end of the file."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: GrowingPrefix) -> None:
         self.path = path
-        self.data = data
+        self.size = len(data)
+        self.data = data.data
         self.at = 0
+        self._reach = data.reach
+        self._items = 0
 
     def fail(self, what: str) -> CheckpointError:
         return CheckpointError(
@@ -107,12 +111,14 @@ class _Cursor:
 
     def take(self, n: int) -> int:
         start = self.at
-        if n > len(self.data) - start:
+        if n > self.size - start:
             raise CheckpointError(
-                f"{self.path} is truncated: {n:,} bytes wanted at byte {start:,} of {len(self.data):,}; "
+                f"{self.path} is truncated: {n:,} bytes wanted at byte {start:,} of {self.size:,}; "
                 "download or convert it again"
             )
         self.at = start + n
+        if self.at > len(self.data):
+            self._reach(self.at)
         return start
 
     def number(self, code: str) -> Any:
@@ -121,7 +127,7 @@ class _Cursor:
     def string(self) -> str | bytes:
         n = self.number("Q")
         start = self.take(n)
-        raw = self.data[start : start + n]
+        raw = bytes(self.data[start : start + n])
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
@@ -145,16 +151,25 @@ class _Cursor:
         item, count = self.number("I"), self.number("Q")
         if item in SCALARS:
             code, named = SCALARS[item]
-            start = self.take(count * struct.calcsize("<" + code))
+            start = self.take(self._counted(count, struct.calcsize("<" + code)))
             dtype = np.dtype("?" if code == "?" else "<" + code)
-            values = np.frombuffer(self.data, dtype=dtype, count=count, offset=start).tolist()
+            values = np.frombuffer(bytes(self.data[start : self.at]), dtype=dtype).tolist()
             return gguf.GGUFValue(values, _V.ARRAY, named)
         if item != _STRING:
             raise self.fail(f"an array of unknown type {item}")
         # Each string takes at least its 8-byte length.
-        if count > (len(self.data) - self.at) // 8:
-            raise self.fail(f"an array of {count:,} strings in a file of {len(self.data):,} bytes")
+        if count > (self.size - self.at) // 8:
+            raise self.fail(f"an array of {count:,} strings in a file of {self.size:,} bytes")
+        self._counted(count, 8)
         return gguf.GGUFValue([self.string() for _ in range(count)], _V.ARRAY, _V.STRING)
+
+    def _counted(self, count: int, size: int) -> int:
+        """The bytes of `count` array items of `size` bytes, where they are not more than any file has."""
+        if count * size <= self.size - self.at:
+            self._items += count
+            if self._items > MAX_ARRAY_ITEMS:
+                raise self.fail(f"arrays of more than {MAX_ARRAY_ITEMS:,} items in all")
+        return count * size
 
 
 def read_gguf(path: Path, sizes: BlockSizes) -> GGUFFile:
@@ -168,19 +183,18 @@ def read_gguf(path: Path, sizes: BlockSizes) -> GGUFFile:
         UnsupportedModelError: a version or tensor type that is not known.
     """
     try:
-        stat = path.stat()
+        stat = regular_stat(path)
         with path.open("rb") as file:
             if stat.st_size < 24:
                 raise CheckpointError(f"{path} has {stat.st_size} bytes and is no GGUF file")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _scan(_Cursor(path, data), stat.st_mtime_ns, sizes)
+            return _scan(_Cursor(path, GrowingPrefix(file, stat.st_size)), stat.st_mtime_ns, sizes)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _scan(cursor: _Cursor, mtime_ns: int, sizes: BlockSizes) -> GGUFFile:
-    path, size = cursor.path, len(cursor.data)
-    magic = cursor.data[cursor.take(4) : 4]
+    path, size = cursor.path, cursor.size
+    magic = bytes(cursor.data[cursor.take(4) : 4])
     if magic != b"GGUF":
         raise CheckpointError(f"{path} is not a GGUF file: it starts with {magic!r}")
     version = cursor.number("I")
@@ -198,13 +212,16 @@ def _scan(cursor: _Cursor, mtime_ns: int, sizes: BlockSizes) -> GGUFFile:
     alignment = metadata["general.alignment"].value if "general.alignment" in metadata else 32
     if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
         raise cursor.fail(f"the alignment {alignment!r:.40}")
-    table = [_entry(cursor, sizes) for _ in range(n_tensors)]
+    table, seen = [], set()
+    for _ in range(n_tensors):
+        entry = _entry(cursor, sizes)
+        if entry[0] in seen:
+            raise cursor.fail(f"tensor {entry[0][:80]!r} a second time")
+        seen.add(entry[0])
+        table.append(entry)
     start = -(-cursor.at // alignment) * alignment
-    entries, seen = [], set()
+    entries = []
     for name, kind, shape, offset, nbytes in table:
-        if name in seen:
-            raise cursor.fail(f"tensor {name[:80]!r} a second time")
-        seen.add(name)
         if offset % alignment:
             raise CheckpointError(f"{path}: tensor {name!r} starts at {offset}, no multiple of {alignment}")
         if start + offset + nbytes > size:
@@ -214,10 +231,10 @@ def _scan(cursor: _Cursor, mtime_ns: int, sizes: BlockSizes) -> GGUFFile:
             )
         entries.append(GGUFEntry(name, kind, shape, start + offset, start + offset + nbytes))
     previous = None
-    for entry in sorted(entries, key=lambda e: (e.begin, e.end)):
-        if previous is not None and entry.begin < previous.end:
-            raise CheckpointError(f"{path}: tensors {previous.name!r} and {entry.name!r} overlap")
-        previous = entry
+    for placed in sorted(entries, key=lambda e: (e.begin, e.end)):
+        if previous is not None and placed.begin < previous.end:
+            raise CheckpointError(f"{path}: tensors {previous.name!r} and {placed.name!r} overlap")
+        previous = placed
     return GGUFFile(path, size, mtime_ns, version, alignment, metadata, tuple(entries))
 
 

@@ -6,18 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.errors import CheckpointError
 
-# tokenizer.json of the largest published vocabularies is about 35 MB.
-MAX_JSON_BYTES = 256 << 20
+# The index of a model with 90,000 tensors is about 9 MB, a plan for it about 15 MB.
+MAX_JSON_BYTES = 64 << 20
+# Each item of a document becomes an object of some 60 bytes; a header of 90,000 tensors has half a million.
+MAX_ITEMS = 1 << 22
+MAX_DEPTH = 64
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Parse JSON, refusing duplicate keys and nesting that exhausts the parser.
+    """Parse JSON, refusing duplicate keys, nesting that exhausts the parser, and items without end.
 
     Raises:
-        CheckpointError: not JSON, a key given twice, or nested too deeply; `where` names the place.
+        CheckpointError: not JSON, a key given twice, nested too deeply, or too many items; `where` names the place.
     """
+    items = text.count(",")
+    if items > MAX_ITEMS:
+        raise CheckpointError(
+            f"{where} lists some {items:,} items (limit {MAX_ITEMS:,}) and cannot be genuine"
+        )
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -44,7 +53,7 @@ def load_json(path: Path) -> Any:
         CheckpointError: the file is missing, too large, not UTF-8 or not acceptable JSON.
     """
     try:
-        size = path.stat().st_size
+        size = regular_stat(path).st_size
         if size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path} is {size:,} bytes; no genuine file of this kind is that large")
         text = path.read_bytes().decode("utf-8")
@@ -52,7 +61,24 @@ def load_json(path: Path) -> Any:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path} is not UTF-8 text (byte {error.start}); download it again") from error
-    return parse_json(text, str(path))
+    value = parse_json(text, str(path))
+    if _is_deeper(value, MAX_DEPTH):
+        raise CheckpointError(f"{path} is nested too deeply to be genuine")
+    return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether containers are nested more than `depth` deep: what was parsed may still be too deep to be written."""
+    level = [value]
+    for _ in range(depth):
+        level = [
+            child
+            for node in level
+            if isinstance(node, (dict, list))
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (dict, list))
+        ]
+    return bool(level)
 
 
 def load_json_object(path: Path) -> dict[str, Any]:

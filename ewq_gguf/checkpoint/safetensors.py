@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ewq_gguf.checkpoint.json_file import parse_json
-from ewq_gguf.checkpoint.mapping import MappedFiles
+from ewq_gguf.checkpoint.reading import SourceFiles
+from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.checkpoint.tensor import AnyArray, DType, Tensor
 from ewq_gguf.errors import CheckpointError, UnsupportedModelError
 
@@ -45,9 +46,9 @@ class Shard:
 
 
 class FileTensor(Tensor):
-    """A tensor inside a shard; `raw_rows` gives views of the mapped file."""
+    """A tensor inside a shard, read by position."""
 
-    def __init__(self, shard: Shard, entry: TensorEntry, files: MappedFiles) -> None:
+    def __init__(self, shard: Shard, entry: TensorEntry, files: SourceFiles) -> None:
         self.shape = entry.shape
         self.dtype = entry.dtype
         self._shard = shard
@@ -72,7 +73,7 @@ def read_shard(path: Path) -> Shard:
         UnsupportedModelError: a tensor has a dtype this package does not read.
     """
     try:
-        stat = path.stat()
+        stat = regular_stat(path)
         with path.open("rb") as file:
             prefix = file.read(8)
             if len(prefix) < 8:

@@ -86,7 +86,7 @@ def _patched(fmt: str, value: int, after: bytes) -> bytes:
         (b"GGUF", CheckpointError, "no GGUF file"),
         (b"GGML" + HEADER[4:] + DATA, CheckpointError, "not a GGUF file"),
         (_patched("<I", 1, b"GGUF"), UnsupportedModelError, "version 1"),
-        (_patched("<Q", 2**60, b"GGUF" + HEADER[4:8]), CheckpointError, "truncated"),
+        (_patched("<Q", 2**60, b"GGUF" + HEADER[4:8]), CheckpointError, "a second time"),
         (_patched("<Q", 2**63, b"GGUF" + HEADER[4:16]), CheckpointError, "truncated"),
         (_patched("<I", 77, b"token_embd.weight"), CheckpointError, "77 dimensions"),
         (_patched("<Q", 2**62, b"token_embd.weight" + struct.pack("<I", 2)), CheckpointError, "truncated"),

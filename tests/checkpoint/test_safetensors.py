@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ewq_gguf.checkpoint.mapping import MappedFiles
+from ewq_gguf.checkpoint.reading import SourceFiles
 from ewq_gguf.checkpoint.safetensors import FileTensor, read_shard
 from ewq_gguf.checkpoint.tensor import DType
 from ewq_gguf.errors import CheckpointError, EwqError, UnsupportedModelError
@@ -28,7 +28,7 @@ def entry(dtype: str = "F32", shape: object = (2,), offsets: object = (0, 8)) ->
 
 def tensor(path: Path, name: str) -> FileTensor:
     shard = read_shard(path)
-    return FileTensor(shard, next(e for e in shard.entries if e.name == name), MappedFiles())
+    return FileTensor(shard, next(e for e in shard.entries if e.name == name), SourceFiles())
 
 
 def test_format_byte_by_byte(tmp_path: Path) -> None:
@@ -152,13 +152,13 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None
         w.rows(0, 1)
 
 
-def test_pages_are_dropped_and_views_stay_valid(tmp_path: Path) -> None:
+def test_rows_read_one_by_one_stay_valid(tmp_path: Path) -> None:
     values = np.arange(4096, dtype="<f4").reshape(64, 64)
     path = write(
         tmp_path / "a.safetensors", {"w": entry("F32", [64, 64], [0, values.nbytes])}, values.tobytes()
     )
     shard = read_shard(path)
-    w = FileTensor(shard, shard.entries[0], MappedFiles(window=1024))
+    w = FileTensor(shard, shard.entries[0], SourceFiles())
     views = [w.raw_rows(i, i + 1) for i in range(64)]
     assert np.array_equal(np.concatenate(views), values)
 
