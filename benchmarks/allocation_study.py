@@ -16,13 +16,12 @@ import json
 import math
 import random
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from measuring import Candidate, Recorder, measure_file
+from measuring import Candidate, Recorder, keep_baseline, measure_file
 from models import ORIGINS, model_folder
 
 from ewq_gguf.allocation.distortion import PLAIN_POOL
@@ -45,12 +44,15 @@ VARIANTS = {
     "rd": "measured",
     "pinned": "measured, embedding and output as the preset",
     "k-quants": "measured, K-quants only",
+    "direct": "every type measured",
     "imatrix": "weighted error only",
     "mse": "plain error only",
     "random": "random",
     "ewq": "EWQ's order",
 }
 OUTER = ("token_embd.weight", "output.weight")
+# Measuring every type of every tensor takes ten times as long as one probe each.
+DIRECT_PARAMETERS = 20_000_000
 
 
 def plans(model: Model, preset: str, studies: dict[str, Studied], variants: list[str]) -> Iterator[Candidate]:
@@ -69,7 +71,9 @@ def plans(model: Model, preset: str, studies: dict[str, Studied], variants: list
                 plan = rd_plan(model, measured, target, pins=pins)
             elif variant == "k-quants":
                 plan = rd_plan(model, measured, target, pool=PLAIN_POOL)
-            elif variant in ("imatrix", "mse"):
+            elif variant in ("direct", "imatrix", "mse"):
+                if variant not in studies:
+                    continue
                 plan = rd_plan(model, studies[variant], target)
             elif variant == "random":
                 plan = random_plan(model, measured, stock.data_bytes)
@@ -124,17 +128,15 @@ def study_one(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     source = model_folder(name) if name in ORIGINS else HERE / name
     model = load_model(source)
     base = Study(text=options.calibration, chunks=options.probe_chunks)
-    started = time.monotonic()
     studies = {"probe": study_model(model, base)}
-    seconds = time.monotonic() - started
+    probes = studies["probe"].probes
     given = studies["probe"].importance
-    for damage in ("imatrix", "mse"):
-        if damage in options.variants:
+    for damage in ("direct", "imatrix", "mse"):
+        if damage in options.variants and (damage != "direct" or model.n_parameters < DIRECT_PARAMETERS):
             # The same importance matrix for all: only what counts as damage differs.
-            again = study_model(model, replace(base, damage=damage))
-            studies[damage] = again
+            studies[damage] = study_model(model, replace(base, damage=damage))
     rows = []
-    with tempfile.TemporaryDirectory(prefix="ewq-gguf-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="ewq-gguf-", dir=options.scratch) as scratch:
         baseline = Path(scratch) / "baseline.gguf"
         write_model(model, uniform_plan(model, raw_type(model)), baseline)
         facts = {
@@ -144,16 +146,27 @@ def study_one(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             "imatrix": None if given is None else given.sha256,
         }
         recorder = Recorder(HERE / "results" / f"allocation-{name}", facts)
+        kept: dict[str, Path] = {}
         for preset in options.presets:
             for c in plans(model, preset, studies, options.variants):
-                row = recorder.measure(
-                    c,
-                    lambda c=c: measure_file(model, c, given, baseline, options.texts, options.chunks),  # type: ignore[misc]
-                )
+
+                def run(c: Candidate = c) -> dict[str, Any]:
+                    if not kept:
+                        kept.update(keep_baseline(baseline, options.texts, options.chunks))
+                    return measure_file(model, c, given, baseline, options.texts, options.chunks, kept)
+
+                row = recorder.measure(c, run)
                 predicted = (
-                    c.plan.parameters.get("predicted") if c.method in ("rd", "pinned", "k-quants") else None
+                    c.plan.parameters.get("predicted")
+                    if c.method in ("rd", "pinned", "k-quants", "direct")
+                    else None
                 )
-                about = {"model": name, "predicted": predicted, "study_seconds": seconds}
+                about = {
+                    "model": name,
+                    "predicted": predicted,
+                    "probes": len(probes),
+                    "probe_seconds": sum(p.seconds for p in probes),
+                }
                 rows += [{**row, **figures, **about, "text": t} for t, figures in row["texts"].items()]
     return rows
 
@@ -218,6 +231,10 @@ def write_page(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
                     )
                 if variant != "stock" and any(c != " - |" for c in cells):
                     lines.append(f"| {label} |" + "".join(cells))
+    lines += ["", "## What probing takes", "", "| model | tensors | seconds |", "|---|--:|--:|"]
+    for name in models:
+        row = next(r for r in rows if r["model"] == name)
+        lines.append(f"| {name} | {row['probes']} | {row['probe_seconds']:.0f} |")
     lines += ["", "## Predicted and measured", "",
               "| model | text | preset | predicted KLD | measured | ratio |", "|---|---|---|--:|--:|--:|"]  # fmt: skip
     for r in rows:
@@ -243,6 +260,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, default=HERE / "data" / "calibration.txt")
     parser.add_argument("--chunks", type=int, default=20)
     parser.add_argument("--probe-chunks", type=int, default=2)
+    parser.add_argument("--scratch", type=Path, help="folder for the files measured; needs room for two")
     options = parser.parse_args()
     kept = HERE / "results" / "allocation.json"
     rows: list[dict[str, Any]] = []

@@ -5,6 +5,8 @@
 The checkpoint is made in a temporary folder and read once before, so that nothing waits for the disk. The
 plain read adds up the bytes as 64-bit numbers, which numpy does at the speed of memory. Beyond one worker
 the analysis starts processes; their start is part of the time, and so is the processor time they took.
+"Counting alone" is the innermost loop in processes that share nothing: no reading, no start, one small array each.
+What two of those gain over one is what this machine's cores have to give.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -48,6 +52,43 @@ def _plain_read(model: Model, workers: int) -> None:
             pass
 
 
+_COUNTER = """
+import sys, time
+import numpy as np
+from ewq_gguf.allocation.entropy import _count_codes
+
+rng = np.random.default_rng(0)
+codes = (rng.standard_normal(1 << 22, dtype=np.float32).view(np.uint32) >> 16).astype(np.uint16)
+counts = np.zeros(1 << 16, dtype=np.int64)
+_count_codes(codes, counts)
+print("ready", flush=True)
+sys.stdin.readline()
+began = time.perf_counter(), time.process_time()
+for _ in range(int(sys.argv[1])):
+    _count_codes(codes, counts)
+print(time.perf_counter() - began[0], time.process_time() - began[1], flush=True)
+"""
+
+
+def _counting_alone(weights: int, workers: int) -> tuple[float, float]:
+    """Seconds of wall (of the slowest) and processor time that independent processes take to count `weights`."""
+    rounds = max(1, round(weights / workers / (1 << 22)))
+    command = [sys.executable, "-c", _COUNTER, str(rounds)]
+    running = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(workers)
+    ]
+    for process in running:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    times = [tuple(map(float, process.communicate()[0].split())) for process in running]
+    return max(wall for wall, _ in times), sum(cpu for _, cpu in times)
+
+
 def _processor_time() -> float:
     """Of this process and the processes that it started and that have ended."""
     times = os.times()
@@ -62,6 +103,11 @@ def _fastest(repeat: int, work: Callable[[], object]) -> tuple[float, float]:
         work()
         best = min(best, (time.perf_counter() - wall, _processor_time() - cpu))
     return best
+
+
+def _row(workers: int, name: str, wall: float, cpu: float, rate: float, alone: dict[str, float]) -> None:
+    cells = [workers, name, f"{wall:.3f}", f"{cpu:.3f}", f"{rate:.0f}", f"{rate / workers:.0f}"]
+    print("|", " | ".join(map(str, cells)), "|", f"{rate / alone[name]:.2f} |")
 
 
 def main() -> None:
@@ -91,8 +137,11 @@ def main() -> None:
                 wall, cpu = _fastest(options.repeat, work)
                 rate = weights / wall / 1e6
                 alone.setdefault(name, rate)
-                cells = [workers, name, f"{wall:.3f}", f"{cpu:.3f}", f"{rate:.0f}", f"{rate / workers:.0f}"]
-                print("|", " | ".join(map(str, cells)), "|", f"{rate / alone[name]:.2f} |")
+                _row(workers, name, wall, cpu, rate, alone)
+            best = min(_counting_alone(weights, workers) for _ in range(options.repeat))
+            rate = weights / best[0] / 1e6
+            alone.setdefault("counting alone", rate)
+            _row(workers, "counting alone", *best, rate, alone)
     finally:
         shutil.rmtree(folder)
 

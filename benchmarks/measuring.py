@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ewq_gguf.allocation.plan import Plan
+from ewq_gguf.evaluation.baseline_cache import write_baseline
 from ewq_gguf.evaluation.divergence import divergence
 from ewq_gguf.model import Model
 from ewq_gguf.pipeline.convert import write_model
@@ -61,6 +62,15 @@ class Recorder:
         part.replace(self.path)
 
 
+def keep_baseline(baseline: Path, texts: Sequence[Path], chunks: int) -> dict[str, Path]:
+    """Run the baseline over each text once; its distributions lie beside it, by the text's file name."""
+    out = {}
+    for text in texts:
+        out[text.name] = baseline.with_name(f"{text.name}.baseline")
+        write_baseline(baseline, text, out[text.name], chunks=chunks)
+    return out
+
+
 def measure_file(
     model: Model,
     candidate: Candidate,
@@ -68,14 +78,22 @@ def measure_file(
     baseline: Path,
     texts: Sequence[Path],
     chunks: int,
+    kept: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Write a candidate beside the baseline, compare the two on each text, and remove it again.
 
-    The figures of the first text stand in the row itself, those of all under `texts` by file name.
+    The figures of the first text stand in the row itself, those of all under `texts` by file name. With `kept`
+    (see `keep_baseline`) the baseline is not run again.
     """
     print(f"  measuring {candidate.name}", flush=True)
     file = baseline.with_name("candidate.gguf")
     done = write_model(model, candidate.plan, file, importance=importance if candidate.weighted else None)
-    found = {t.name: divergence(file, baseline, t, chunks=chunks)[0].as_json() for t in texts}
+    found = {}
+    for text in texts:
+        if kept is None:
+            result = divergence(file, baseline, text, chunks=chunks)[0]
+        else:
+            result = divergence(file, kept[text.name])[0]
+        found[text.name] = result.as_json()
     file.unlink()
     return {"bytes": done.nbytes, "bpw": done.plan.bpw, **found[texts[0].name], "texts": found}

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "third_party"))
 from pins import cache_folder
 
 from ewq_gguf.checkpoint.gguf_file import GGUFFile
-from ewq_gguf.checkpoint.mapping import MappedFiles
+from ewq_gguf.checkpoint.reading import SourceFiles
 from ewq_gguf.ggml import GGMLType, ggml
 from ewq_gguf.pipeline.verify import byte_rows, open_gguf
 
@@ -72,7 +72,7 @@ def fetch(name: str, folder: Path) -> Path:
 
 def dequantize(file: GGUFFile) -> Weights:
     """Every tensor of a GGUF file as float64, outermost dimension first."""
-    files = MappedFiles()
+    files = SourceFiles()
     found: Weights = {}
     for entry in file.entries:
         rows = byte_rows(file, entry, files)

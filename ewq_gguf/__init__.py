@@ -17,11 +17,29 @@ from ewq_gguf.errors import (
 )
 
 if TYPE_CHECKING:
+    from ewq_gguf.allocation.targets import Target
     from ewq_gguf.api import Decision, analyze, convert, plan, preview
+    from ewq_gguf.evaluation.engine import Settings
+    from ewq_gguf.evaluation.evaluate import evaluate
+    from ewq_gguf.pipeline.optimize import Study
     from ewq_gguf.pipeline.split import Split
+    from ewq_gguf.series import ladder, parse_rung
 
-# Loaded when first asked for: `import ewq_gguf` and `ewq-gguf --help` stay quick.
-_LAZY = ("Decision", "Split", "analyze", "convert", "plan", "preview")
+# Loaded when first asked for: `import ewq_gguf` and `ewq-gguf --help` stay quick. Name -> module.
+_LAZY = {
+    "Decision": "api",
+    "Settings": "evaluation.engine",
+    "Split": "pipeline.split",
+    "Study": "pipeline.optimize",
+    "Target": "allocation.targets",
+    "analyze": "api",
+    "convert": "api",
+    "evaluate": "evaluation.evaluate",
+    "ladder": "series",
+    "parse_rung": "series",
+    "plan": "api",
+    "preview": "api",
+}
 
 __all__ = [
     "CheckpointError",
@@ -30,12 +48,18 @@ __all__ = [
     "EwqError",
     "PlanError",
     "QuantizationError",
+    "Settings",
     "Split",
+    "Study",
+    "Target",
     "TokenizerError",
     "UnsupportedModelError",
     "__version__",
     "analyze",
     "convert",
+    "evaluate",
+    "ladder",
+    "parse_rung",
     "plan",
     "preview",
 ]
@@ -43,5 +67,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(importlib.import_module("ewq_gguf.api"), name)
+        return getattr(importlib.import_module(f"ewq_gguf.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from ewq_gguf.allocation.analysis import Analysis, analyze_model
 from ewq_gguf.allocation.blockwise import BlockwiseOptions, class_types, ewq_decision, fastewq_decision
 from ewq_gguf.allocation.budget import Goal, SizeOf, file_goal
+from ewq_gguf.allocation.clients import check_readable, readable_pool
 from ewq_gguf.allocation.entropy import DEFAULT_EPSILON
 from ewq_gguf.allocation.ewq import BlockEntropy, Precision, Variant, check_parameters
 from ewq_gguf.allocation.facts import quantizable
@@ -40,7 +41,8 @@ from ewq_gguf.allocation.pins import Pin
 from ewq_gguf.allocation.plan import Plan, facts_of, raw_type
 from ewq_gguf.allocation.presets import PRESETS
 from ewq_gguf.allocation.targets import Target, file_budget
-from ewq_gguf.errors import PlanError, QuantizationError
+from ewq_gguf.checkpoint.hub import located
+from ewq_gguf.errors import CheckpointError, PlanError, QuantizationError
 from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.headers import header_features
 from ewq_gguf.model import Model
@@ -55,8 +57,10 @@ from ewq_gguf.pipeline.importance import Importance, column_weights, load_import
 from ewq_gguf.pipeline.memory import DEFAULT_MEMORY, budget
 from ewq_gguf.pipeline.optimize import Studied, Study, rd_plan, study_model
 from ewq_gguf.pipeline.plan_file import fitted_plan
+from ewq_gguf.pipeline.refine import refined_plan
 from ewq_gguf.pipeline.source import load_model, source_files, source_state
 from ewq_gguf.pipeline.split import Split
+from ewq_gguf.vocab import TokenizerMode
 
 StagedProgress = Callable[[str, int, int], None]
 METHODS = ("rd", "ewq", "fastewq")
@@ -92,6 +96,10 @@ class Decision:
         imatrix: an importance matrix, GGUF or legacy; presets choose other types with one.
         allow_requantize: a GGUF source may be quantized already.
         pre_tokenizer: llama.cpp's name of the pre-tokenizer, where it is not recognised by itself.
+        tokenizer: "faithful" for the tokenizer's own token ids, "converter" for the metadata of llama.cpp's
+            converter; see `vocab.faithful`.
+        compat: programs that must read every type in the file, as measured (`allocation.clients`); "all" for
+            every one measured.
     """
 
     plan: Path | None = None
@@ -119,6 +127,13 @@ class Decision:
     imatrix: Path | None = None
     allow_requantize: bool = False
     pre_tokenizer: str | None = None
+    tokenizer: str = TokenizerMode.FAITHFUL.value
+    compat: tuple[str, ...] = ()
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether deciding looks at weights, and not at their names and shapes alone."""
+        return self.plan is None and self.type is None and self.chosen_method != "fastewq"
 
     @property
     def chosen_method(self) -> str:
@@ -140,6 +155,19 @@ class Decision:
             raise PlanError("a size and another target exclude each other; give one")
         return Target(size=self.size)
 
+    @property
+    def tokenizer_mode(self) -> TokenizerMode:
+        """`tokenizer`, checked.
+
+        Raises:
+            PlanError: there is no such way.
+        """
+        try:
+            return TokenizerMode(self.tokenizer)
+        except ValueError as error:
+            names = " or ".join(mode.value for mode in TokenizerMode)
+            raise PlanError(f"tokenizer is {self.tokenizer!r:.40}; give {names}") from error
+
 
 def _stage(progress: StagedProgress | None, name: str) -> Callable[[int, int], None] | None:
     if progress is None:
@@ -159,15 +187,21 @@ def analyze(
     """Entropy, variance, kurtosis and extremes of every weight matrix and transformer block.
 
     Args:
-        model: a checkpoint folder, .safetensors or .gguf file.
+        model: a checkpoint folder, .safetensors or .gguf file, or a model on the Hub (org/name[@revision]).
         block_entropy: how a block's matrices make one entropy; see `allocation.ewq.BlockEntropy`.
         rank: also effective ranks, which takes far longer.
         progress: called with (stage, weights done, weights in all).
 
     Raises:
         EwqError: the model cannot be read; the subclass says why.
+
+    Example:
+        >>> import ewq_gguf
+        >>> found = ewq_gguf.analyze("path/to/checkpoint")
+        >>> len(found.blocks), min(found.blocks, key=lambda b: b.entropy).index in range(12)
+        (12, True)
     """
-    loaded = load_model(Path(model))
+    loaded = load_model(located(model, progress=progress))
     check_parameters(epsilon=epsilon)
     return analyze_model(
         loaded,
@@ -185,7 +219,7 @@ def guess(
     """FastEWQ's verdict on every block, from config and tensor headers alone: no weight, no tokenizer.
 
     Args:
-        model: a checkpoint folder, .safetensors or .gguf file.
+        model: a checkpoint folder, .safetensors or .gguf file, or a model on the Hub (org/name[@revision]).
         forest: the classifier: "fast", "fast-train", or a file that `fastewq train` wrote.
 
     Raises:
@@ -193,7 +227,7 @@ def guess(
     """
     check_parameters(x=x)
     found = load_forest(forest)
-    return found, decide_blocks(found, header_features(Path(model)), x=x)
+    return found, decide_blocks(found, header_features(located(model, headers_only=True)), x=x)
 
 
 def label(
@@ -211,7 +245,7 @@ def label(
         EwqError: the model cannot be read; the subclass says why.
     """
     check_parameters(epsilon=epsilon, x=x)
-    loaded = load_model(Path(model))
+    loaded = load_model(located(model, progress=progress))
     analysis = analyze_model(
         loaded,
         epsilon=epsilon,
@@ -232,7 +266,7 @@ def decide(
     threads: int | None = None,
     progress: StagedProgress | None = None,
 ) -> Plan:
-    """The plan for an opened model.
+    """The plan for an opened model; one that the programs of `decision.compat` read.
 
     Args:
         goal: what the plan must fit into, in place of a size.
@@ -244,6 +278,24 @@ def decide(
         PlanError: a type, preset, pattern or constant that cannot be honoured.
         CheckpointError: a weight is not finite.
     """
+    chosen = _decide(
+        model, decision, goal=goal, size_of=size_of, studied=studied, threads=threads, progress=progress
+    )
+    if decision.compat:
+        check_readable(chosen, decision.compat)
+    return chosen
+
+
+def _decide(
+    model: Model,
+    decision: Decision,
+    *,
+    goal: Goal | None,
+    size_of: SizeOf | None,
+    studied: Studied | None,
+    threads: int | None,
+    progress: StagedProgress | None,
+) -> Plan:
     if decision.wanted.is_set and (decision.plan is not None or decision.type is not None):
         raise PlanError("a size or target leaves the types to a method; give it without a plan or a type")
     if decision.plan is not None:
@@ -262,7 +314,16 @@ def decide(
     elif decision.chosen_method == "rd":
         pins = pinned_types(model, decision)
         studied = studied or study(model, decision, threads=threads, progress=progress)
-        return rd_plan(model, studied, decision.wanted, pins=pins, size_of=size_of)
+        pool = studied.pool
+        if decision.compat:
+            pool = readable_pool(decision.compat, pool, studied.table.row_lengths.values())
+        plan = rd_plan(model, studied, decision.wanted, pins=pins, pool=pool, size_of=size_of)
+        if decision.study.rounds:
+            plan, _ = refined_plan(
+                model, studied, decision.wanted, plan, decision.study.rounds,
+                pins=pins, pool=pool, size_of=size_of, threads=threads, progress=progress,
+            )  # fmt: skip
+        return plan
     elif decision.chosen_method == "ewq":
         return ewq_decision(
             model,
@@ -394,9 +455,16 @@ def plan(
 
     Raises:
         EwqError: the model cannot be read or the decision not be honoured; the subclass says why.
+
+    Example:
+        >>> import ewq_gguf
+        >>> chosen = ewq_gguf.plan("path/to/checkpoint", ewq_gguf.Decision(type="Q4_K_M"))
+        >>> chosen.types()["blk.0.attn_q.weight"].name, round(chosen.bpw, 1)
+        ('Q4_K', 5.0)
     """
     wish = decision or Decision()
-    loaded = load_model(Path(model), pre_tokenizer=wish.pre_tokenizer)
+    path = located(model, headers_only=not wish.reads_weights, progress=progress)
+    loaded = load_model(path, pre_tokenizer=wish.pre_tokenizer, tokenizer=wish.tokenizer_mode)
     return decide(loaded, wish, threads=threads, progress=progress)
 
 
@@ -428,7 +496,7 @@ def spread(
             "the machines' memory is the limit here, and blocks are demoted as EWQ does: leave out the size or target "
             "and --method rd, or make a plan first and lay it out with --plan"
         )
-    loaded = load_model(Path(model))
+    loaded = load_model(located(model, progress=progress))
     goal = machines_goal(loaded, machines, n_ctx=n_ctx, reserve=reserve)
     chosen = decide(loaded, wish, goal=goal, threads=threads, progress=progress)
     found = distribute(loaded, chosen, machines, n_ctx=n_ctx, reserve=reserve)
@@ -450,9 +518,16 @@ def preview(
 
     Raises:
         EwqError: the model cannot be read or the decision not be honoured; the subclass says why.
+
+    Example:
+        >>> import ewq_gguf
+        >>> chosen, n_bytes = ewq_gguf.preview("path/to/checkpoint", ewq_gguf.Decision(type="Q4_K_M"))
+        >>> n_bytes > chosen.data_bytes
+        True
     """
     wish = decision or Decision()
-    loaded = load_model(Path(model), pre_tokenizer=wish.pre_tokenizer)
+    path = located(model, headers_only=not wish.reads_weights, progress=progress)
+    loaded = load_model(path, pre_tokenizer=wish.pre_tokenizer, tokenizer=wish.tokenizer_mode)
     importance, studied = _weights_for(loaded, wish, threads, progress)
     chosen = decide(
         loaded,
@@ -479,11 +554,13 @@ def convert(
     checksums: bool = False,
     resume: bool = False,
     progress: StagedProgress | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
 ) -> Conversion:
     """Convert a model to GGUF: decide, quantize while streaming, and give the file its name when it is whole.
 
     Args:
-        model: a checkpoint folder, .safetensors or .gguf file (of a split one, any part).
+        model: a checkpoint folder, .safetensors or .gguf file (of a split one, any part), or a model on the Hub
+            (org/name[@revision]).
         output: the file to write; an existing one is replaced in one step at the end.
         decision: how types are decided; EWQ with the paper's constants by default.
         threads: quantizing threads; all usable cores by default. The bytes do not depend on it.
@@ -492,14 +569,22 @@ def convert(
         checksums: store the sha256 of every tensor's bytes in the metadata.
         resume: go on where an earlier run was interrupted; what it wrote is read again and checked.
         progress: called with (stage, done, in all).
+        on_plan: told what was decided, before anything is quantized.
 
     Raises:
         EwqError: the subclass says why; nothing stands under `output`. What is left beside it, if anything,
             the message says (see `pipeline.output`).
+
+    Example:
+        >>> import ewq_gguf
+        >>> done = ewq_gguf.convert("path/to/checkpoint", "q8.gguf", ewq_gguf.Decision(type="Q8_0"))
+        >>> done.path.name, done.nbytes == done.path.stat().st_size, round(done.bpw, 1)
+        ('q8.gguf', True, 8.5)
     """
-    source, target, wish = Path(model), Path(output), decision or Decision()
-    limits = budget(memory, threads or default_threads())
-    loaded = load_model(source, limits.window, pre_tokenizer=wish.pre_tokenizer)
+    source, target, wish = located(model, progress=progress), Path(output), decision or Decision()
+    budget(memory, threads or default_threads())  # refused before any work
+    state = source_state(source)
+    loaded = load_model(source, pre_tokenizer=wish.pre_tokenizer, tokenizer=wish.tokenizer_mode)
     _refuse_own_source(source, target)
     if not wish.allow_requantize and wish.plan is None and wish.type is None:
         check_requantizing(loaded)
@@ -514,6 +599,8 @@ def convert(
     )
     if not wish.allow_requantize:
         check_requantizing(loaded, chosen)
+    if on_plan is not None:
+        on_plan(chosen)
     return write_model(
         loaded,
         chosen,
@@ -524,7 +611,8 @@ def convert(
         split=split,
         checksums=checksums,
         resume=resume,
-        source_state=source_state(source),
+        source_state=state,
+        still=lambda: _check_unchanged(source, state),
         progress=_stage(progress, "Quantizing"),
         verifying=_stage(progress, "Reading again"),
     )
@@ -538,6 +626,14 @@ def _weights_for(
         studied = study(model, wish, threads=threads, progress=progress)
         return studied.importance, studied
     return (None if wish.imatrix is None else load_importance(wish.imatrix)), None
+
+
+def _check_unchanged(source: Path, state: str) -> None:
+    """What was read first and what was read last must be of one state of the source."""
+    if source_state(source) != state:
+        raise CheckpointError(
+            f"{source} changed while it was being converted; run again when nothing writes to it"
+        )
 
 
 def _refuse_own_source(source: Path, target: Path) -> None:

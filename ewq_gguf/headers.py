@@ -67,7 +67,17 @@ def header_features(path: Path) -> tuple[BlockFeatures, ...]:
         return block_features(load_model(path))
     try:
         return _short(path)
-    except (_Unlike, EwqError, OSError, ValueError):
+    except (
+        _Unlike,
+        EwqError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ):
         # The long way finds the same or says what is wrong.
         checkpoint = open_checkpoint(path)
         family = family_for(checkpoint.config)(checkpoint.config, checkpoint.tensors)

@@ -244,7 +244,9 @@ def _chunks(tensor: Tensor, start: int, stop: int) -> Iterator[tuple[int, AnyArr
 
 
 def _check_finite(raw: AnyArray, dtype: DType, first: int, name: str) -> None:
-    rows = to_float32(raw, dtype)
+    # F64 beyond float32 becomes infinite here, and is refused as such.
+    with np.errstate(over="ignore"):
+        rows = to_float32(raw, dtype)
     if not np.isfinite(rows).all():
         row, column = np.argwhere(~np.isfinite(rows))[0]
         raise CheckpointError(

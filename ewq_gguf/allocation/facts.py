@@ -216,7 +216,9 @@ def model_facts(metadata: Mapping[str, Any]) -> ModelFacts:
 def _number(metadata: Mapping[str, Any], key: str, default: int | None) -> int:
     value = metadata.get(key, default)
     if value is None:
-        raise CheckpointError(f"the GGUF metadata has no {key}; without it the layers cannot be counted")
+        raise CheckpointError(
+            f"the GGUF metadata has no {key if key.isprintable() else repr(key)}; without it the layers cannot be counted"
+        )
     if not isinstance(value, str | bytes) and isinstance(value, Iterable):
         values = list(value)
         value = values[0] if values else 0

@@ -20,6 +20,7 @@ from ewq_gguf.allocation.analysis import Analysis
 from ewq_gguf.allocation.ewq import Precision, classify
 from ewq_gguf.allocation.fastewq import FEATURES, block_features
 from ewq_gguf.allocation.forest import Forest, from_sklearn
+from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.errors import PlanError
 from ewq_gguf.model import Model
 
@@ -97,10 +98,17 @@ def read_rows(path: Path) -> list[Row]:
         PlanError: the file cannot be read, a column is missing, or a value is none; its line is named.
     """
     try:
+        regular_stat(path)
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"cannot read rows from {path}: {error}") from error
-    reader = csv.DictReader(io.StringIO(text))
+    try:
+        return _rows(path, csv.DictReader(io.StringIO(text)))
+    except csv.Error as error:
+        raise PlanError(f"{path} is no CSV: {error}") from error
+
+
+def _rows(path: Path, reader: csv.DictReader[str]) -> list[Row]:
     lacking = [name for name in _HEADER if name not in (reader.fieldnames or [])]
     if lacking:
         raise PlanError(f"{path} has no column {lacking[0]!r}; its first line must be {','.join(_HEADER)}")

@@ -51,6 +51,6 @@ def parse_type(text: str) -> GGMLType:
     preset = _PRESET_OF_TYPE.fullmatch(name)
     if preset is not None and preset[1] in _STORABLE:
         raise PlanError(f"{text!r} is a preset for a whole model, not the type of a tensor; use {preset[1]}")
-    near = get_close_matches(name, _STORABLE, n=3)
+    near = get_close_matches(name[:40], _STORABLE, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"types are {', '.join(_STORABLE)}"
-    raise PlanError(f"{text!r} is not a tensor type; {hint}")
+    raise PlanError(f"{text!r:.60} is not a tensor type; {hint}")

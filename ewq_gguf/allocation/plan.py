@@ -73,6 +73,15 @@ class Plan:
         """Bits per weight over all tensors."""
         return 8 * self.data_bytes / max(1, self.n_parameters)
 
+    @property
+    def predicted_kld(self) -> float | None:
+        """Mean KL divergence from the original, in nats per token of calibration text, where it was measured what
+        errors cost."""
+        found = self.parameters.get("predicted")
+        if self.parameters.get("unit") != "nats per token" or not isinstance(found, float):
+            return None
+        return found
+
     def types(self) -> dict[str, GGMLType]:
         """Tensor name -> type."""
         return {t.name: t.type for t in self.tensors}
@@ -122,6 +131,18 @@ def make_plan(
     return Plan(method, parameters, model.arch, model.fingerprint, tuple(tensors))
 
 
+def type_in_plan(path: Path, name: str, text: str) -> GGMLType:
+    """The type that a plan gives a tensor.
+
+    Raises:
+        PlanError: there is no such type.
+    """
+    try:
+        return parse_type(text)
+    except PlanError as error:
+        raise PlanError(f"{path}, tensor {name!r:.200}: {error}") from error
+
+
 def load_plan(path: Path, model: Model) -> Plan:
     """Read a plan file and fit it to a model.
 
@@ -147,7 +168,10 @@ def load_plan(path: Path, model: Model) -> Plan:
         if name in chosen:
             raise PlanError(f"{path} gives tensor {name[:200]!r} twice")
         reason = entry.get("reason")
-        chosen[name] = (parse_type(kind), reason if isinstance(reason, str) else "from the plan file")
+        chosen[name] = (
+            type_in_plan(path, name, kind),
+            reason if isinstance(reason, str) else "from the plan file",
+        )
     known = {t.name: t for t in model.tensors}
     unknown = next((name for name in chosen if name not in known), None)
     if unknown is not None:

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from ewq_gguf.allocation.entropy import Distribution, Part, WeightStatistics, measure
 from ewq_gguf.checkpoint.gguf_file import GGUFFile
-from ewq_gguf.checkpoint.mapping import MappedFiles
+from ewq_gguf.checkpoint.reading import SourceFiles
 from ewq_gguf.checkpoint.safetensors import Shard
 from ewq_gguf.checkpoint.tensor import Tensor
 from ewq_gguf.errors import CheckpointError
@@ -39,17 +39,17 @@ _START = "import sys; sys.path[:] = {path!r}; from ewq_gguf.allocation.workers i
 
 
 @cache
-def _files(window: int) -> MappedFiles:
-    """One set of maps per worker, whatever the number of tensors."""
-    return MappedFiles(window)
+def _files() -> SourceFiles:
+    """One set of open files per worker, whatever the number of tensors."""
+    return SourceFiles()
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves out what a tensor does not need to read its rows: other tensors' entries, metadata, open maps."""
+    """Leaves out what a tensor does not need to read its rows: other tensors' entries, metadata, open files."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, MappedFiles):
-            return _files, (obj.window,)
+        if isinstance(obj, SourceFiles):
+            return _files, ()
         if isinstance(obj, Shard):
             return Shard, (obj.path.absolute(), obj.size, obj.mtime_ns, (), {})
         if isinstance(obj, GGUFFile):

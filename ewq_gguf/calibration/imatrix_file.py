@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import gguf
 import numpy as np
 
 from ewq_gguf.calibration.imatrix import Entry, F32Array, ImportanceMatrix
 from ewq_gguf.checkpoint.gguf_file import read_gguf
+from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.errors import CheckpointError, UnsupportedModelError
 from ewq_gguf.ggml import GGMLType
 
@@ -80,6 +82,7 @@ def load_imatrix(path: Path) -> ImportanceMatrix:
         CheckpointError: the file is missing, truncated, damaged, or holds values that cannot be weights.
     """
     try:
+        regular_stat(path)
         with path.open("rb") as file:
             magic = file.read(4)
         return _load_gguf(path) if magic == b"GGUF" else _load_legacy(path)
@@ -139,22 +142,28 @@ def _entry(path: Path, name: str, sums: F32Array, counts: F32Array) -> Entry:
 
 def _load_legacy(path: Path) -> ImportanceMatrix:
     """Entries of (name, calls, values already scaled by calls), then optionally chunk count and text name."""
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        return _read_legacy(path, file, os.fstat(file.fileno()).st_size)
+
+
+def _read_legacy(path: Path, file: BinaryIO, file_bytes: int) -> ImportanceMatrix:
     at = 0
 
     def take(size: int, what: str) -> bytes:
         nonlocal at
-        if not 0 <= size <= len(data) - at:
+        # Asked before it is read: the size is the file's own word.
+        data = file.read(size) if 0 <= size <= file_bytes - at else b""
+        if len(data) != size:
             raise _damaged(path, f"it ends within {what} (byte {at:,})")
         at += size
-        return data[at - size : at]
+        return data
 
     def number(what: str) -> int:
         return int(struct.unpack("<i", take(4, what))[0])
 
     n_entries = number("the header")
     # Each entry needs 13 bytes at least: an invented count cannot make the loop long.
-    if n_entries < 1 or n_entries > len(data) // 13:
+    if n_entries < 1 or n_entries > file_bytes // 13:
         raise CheckpointError(
             f"{path} is no importance matrix: it is neither GGUF nor of the legacy format; "
             f"make one with `ewq-gguf calibrate imatrix`"
@@ -170,9 +179,9 @@ def _load_legacy(path: Path) -> ImportanceMatrix:
         entries[name] = _entry(path, name, values, np.array([max(calls, 1)], dtype=np.float32))
     chunks = 0
     datasets: tuple[str, ...] = ()
-    if at < len(data):
+    if at < file_bytes:
         chunks = max(0, number("the number of chunks"))
-        if at < len(data):
+        if at < file_bytes:
             text = take(number("the text's name"), "the text's name").decode("utf-8", "replace")
             datasets = (text,) if text else ()
     return ImportanceMatrix(dict(sorted(entries.items())), datasets, chunks, 0)

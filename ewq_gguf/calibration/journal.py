@@ -99,7 +99,7 @@ class Journal:
                         raise ValueError("it belongs to something else")
                     continue
                 self._records[str(entry["key"])] = dict(entry["value"])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise EvaluationError(
                     f"{self.path} is damaged in line {number} ({error}); delete it to measure again"
                 ) from None

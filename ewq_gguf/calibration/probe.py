@@ -37,6 +37,8 @@ SHORT_LADDER = (GGMLType.Q4_0, GGMLType.Q5_0, GGMLType.Q8_0)
 _LOW, _HIGH = 2e-4, 5e-2
 _CLEAR = 30.0
 _START = GGMLType.Q3_K
+# Original float32 rows and the index of their matrix (an expert's, else 0) -> the rows to put in their place.
+Disturbance = Callable[[F32Array, int], F32Array]
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Prober:
                 name = next(
                     n for n in self._bench.slots if n.startswith("blk.") or len(self._bench.slots) == 1
                 )
-                kld, _ = self._measure(name, lambda rows, _: rows * np.float32(1 + 2**-14))
+                kld, _ = self._measure(name, _nudged)
                 found = {"kld": kld}
                 self._journal.add("noise", found)
             self._noise = float(found["kld"])
@@ -166,15 +168,8 @@ class Prober:
         if slot.columns % kind.block_size:
             raise EvaluationError(f"{name} has rows of {slot.columns} weights, which {kind.name} cannot hold")
         noise = self.noise()
-        weights = self._weights(slot)
-
-        def disturb(rows: F32Array, matrix: int) -> F32Array:
-            importance = None if weights is None else weights[matrix if len(weights) > 1 else 0]
-            decoded = ggml().dequantize(kind, ggml().quantize(kind, rows, importance), slot.columns)
-            return decoded if scale == 1.0 else rows + np.float32(scale) * (decoded - rows)
-
         began = time.perf_counter()
-        kld, se = self._measure(name, disturb)
+        kld, se = self._measure(name, error_of(slot, kind, self._imatrix, scale))
         probe = Probe(name, kind.name, scale, kld, se, noise, self._meter.tokens, time.perf_counter() - began)
         self._journal.add(key, asdict(probe))
         return probe
@@ -210,27 +205,48 @@ class Prober:
             best = self.probe(name, ladder[rung], best.scale / 4)
         return best
 
-    def _weights(self, slot: Slot) -> F32Array | None:
-        if self._imatrix is None or slot.name not in self._imatrix:
-            return None
-        return self._imatrix.weights(slot.name, slot.columns)
-
-    def _measure(self, name: str, disturb: Callable[[F32Array, int], F32Array]) -> tuple[float, float]:
-        slot = self._bench.slots[name]
-        per_matrix = max(1, slot.n_rows // slot.n_matrices)
-
-        def work(span: tuple[int, int]) -> None:
-            start, stop = span
-            self._bench.write(name, start, disturb(self._bench.rows(name, start, stop), start // per_matrix))
-
+    def _measure(self, name: str, disturb: Disturbance) -> tuple[float, float]:
         try:
-            with ThreadPoolExecutor(self._bench.engine.n_threads) as pool:
-                # list: so that an exception in a thread is raised here.
-                list(pool.map(work, slot.slabs()))
+            apply(self._bench, name, disturb)
             reading = self._meter.read().mean
         finally:
             self._bench.restore(name)
         return reading.value, reading.se
+
+
+def _nudged(rows: F32Array, matrix: int) -> F32Array:
+    """Rows of which the first is a little larger: enough for a 16-bit weight to notice, too little to matter."""
+    out = rows.copy()
+    out[:1] *= np.float32(1 + 2**-7)
+    return out
+
+
+def error_of(slot: Slot, kind: GGMLType, imatrix: ImportanceMatrix | None, scale: float = 1.0) -> Disturbance:
+    """What quantizing to `kind` does to a tensor's rows, times `scale`."""
+    weights = None
+    if imatrix is not None and slot.name in imatrix:
+        weights = imatrix.weights(slot.name, slot.columns)
+
+    def disturb(rows: F32Array, matrix: int) -> F32Array:
+        importance = None if weights is None else weights[matrix if len(weights) > 1 else 0]
+        decoded = ggml().dequantize(kind, ggml().quantize(kind, rows, importance), slot.columns)
+        return decoded if scale == 1.0 else rows + np.float32(scale) * (decoded - rows)
+
+    return disturb
+
+
+def apply(bench: Workbench, name: str, disturb: Disturbance) -> None:
+    """Put a disturbed tensor into the running model; whoever calls restores it."""
+    slot = bench.slots[name]
+    per_matrix = max(1, slot.n_rows // slot.n_matrices)
+
+    def work(span: tuple[int, int]) -> None:
+        start, stop = span
+        bench.write(name, start, disturb(bench.rows(name, start, stop), start // per_matrix))
+
+    with ThreadPoolExecutor(bench.engine.n_threads) as pool:
+        # list: so that an exception in a thread is raised here.
+        list(pool.map(work, slot.slabs()))
 
 
 def ladder_for(columns: int) -> tuple[GGMLType, ...]:
@@ -260,6 +276,7 @@ def run_probes(
     names: Sequence[str],
     types: Sequence[GGMLType] | None = None,
     *,
+    thorough: Mapping[str, Sequence[GGMLType]] | None = None,
     announce: Callable[[Forecast], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Probe]:
@@ -269,6 +286,7 @@ def run_probes(
         names: tensors, in the order in which they are probed.
         types: the types to measure for each tensor whose rows fit (direct damage), or None for one probe each
             with a type that suits (see `Prober.adaptive`).
+        thorough: tensors of which these types are measured in any case.
         announce: told what is to come, once, after a first measurement has shown how long one takes.
         progress: called with (tensors done, tensors in all).
 
@@ -278,7 +296,8 @@ def run_probes(
     out: list[Probe] = []
     jobs: list[tuple[str, GGMLType | None]] = []
     for name in names:
-        jobs += [(name, None)] if types is None else [(name, t) for t in types if prober.fits(name, t)]
+        wanted = (thorough or {}).get(name, types)
+        jobs += [(name, None)] if wanted is None else [(name, t) for t in wanted if prober.fits(name, t)]
     known = sum(prober.known(name, prober.first_rung(name) if kind is None else kind) for name, kind in jobs)
     if announce is not None and known < len(jobs):
         announce(prober.forecast(len(jobs) - known, known))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ewq_gguf.calibration.imatrix import ImportanceMatrix
@@ -34,6 +34,7 @@ class ProbeSettings:
         n_threads: None for all cores.
         blocks: probe only this many blocks, evenly spread; None for all.
         types: measure these types for every tensor (direct damage); None for one suitable probe per tensor.
+        thorough: types to measure of single tensors, by name, in place of the one probe.
         cache: folder that keeps measurements; None keeps none.
         scratch: folder for the scratch copy; None for a memory-backed one.
     """
@@ -43,6 +44,7 @@ class ProbeSettings:
     n_threads: int | None = None
     blocks: int | None = None
     types: Sequence[GGMLType] | None = None
+    thorough: Mapping[str, Sequence[GGMLType]] = field(default_factory=dict)
     cache: Path | None = None
     scratch: Path | None = None
 
@@ -79,4 +81,6 @@ def probe_model(
     )
     with bench, Meter(bench.engine, text, settings.chunks) as meter:
         prober = Prober(bench, meter, imatrix=imatrix, journal=journal)
-        return run_probes(prober, wanted, settings.types, announce=announce, progress=progress)
+        return run_probes(
+            prober, wanted, settings.types, thorough=settings.thorough, announce=announce, progress=progress
+        )

@@ -84,6 +84,14 @@ class Workbench(Protocol):
         """Put rows into the running model."""
         ...
 
+    def stored(self, name: str) -> npt.NDArray[np.uint8]:
+        """A copy of a tensor's bytes as the running model has them."""
+        ...
+
+    def store(self, name: str, stored: npt.NDArray[np.uint8]) -> None:
+        """Put bytes that `stored` returned into the running model."""
+        ...
+
     def restore(self, name: str) -> None:
         """Put a tensor's original bytes back and check that they are back."""
         ...
@@ -155,6 +163,14 @@ class MappedWorkbench:
         slot = self._slots[name]
         begin, end = _span(slot, start, start + len(rows))
         self._map[begin:end] = ggml().quantize(slot.type, rows).reshape(-1)
+
+    def stored(self, name: str) -> npt.NDArray[np.uint8]:
+        slot = self._slots[name]
+        return np.array(self._map[slot.offset : slot.offset + slot.n_bytes])
+
+    def store(self, name: str, stored: npt.NDArray[np.uint8]) -> None:
+        slot = self._slots[name]
+        self._map[slot.offset : slot.offset + slot.n_bytes] = stored
 
     def restore(self, name: str) -> None:
         slot = self._slots[name]

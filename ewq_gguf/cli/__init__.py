@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
 import click
 
 from ewq_gguf._version import __version__
+from ewq_gguf.cli.streams import results_lost, steady_streams, stop_signals
 from ewq_gguf.errors import EwqError
 
 # Command -> module under ewq_gguf.cli and the click object in it; a module is imported when its command is used.
 _COMMANDS = {
     "convert": ("convert", "convert_command"),
+    "ladder": ("ladder", "ladder_command"),
     "merge": ("convert", "merge_command"),
     "analyze": ("analyze", "analyze_command"),
     "plan": ("plan", "plan_group"),
@@ -20,11 +23,15 @@ _COMMANDS = {
     "machines": ("machines", "machines_command"),
     "calibrate": ("calibrate", "calibrate_group"),
     "evaluate": ("evaluate", "evaluate"),
+    "export": ("export", "export_group"),
+    "report": ("report", "report_command"),
     "inspect": ("inspect", "inspect_command"),
     "verify": ("inspect", "verify_command"),
     "generate": ("generate", "generate_command"),
+    "chat": ("generate", "chat_command"),
     "models": ("machine", "models_command"),
     "doctor": ("machine", "doctor_command"),
+    "completion": ("completion", "completion_command"),
 }
 
 
@@ -50,19 +57,34 @@ class _Main(click.Group):
             if ctx.params.get("debug"):
                 raise
             _fail(str(error))
-        except BrokenPipeError:
-            # The reader went away (`| head`); there is nobody left to tell.
-            sys.stderr.close()
-            sys.exit(1)
+        except KeyboardInterrupt as error:
+            if ctx.params.get("debug"):
+                raise
+            # As a shell reports a program that the signal ended.
+            _fail(str(error) or "interrupted", 128 + getattr(error, "number", int(signal.SIGINT)))
+        except OSError as error:
+            lost = results_lost()
+            if isinstance(lost, BrokenPipeError):
+                # The reader went away (`| head`); there is nobody left to tell.
+                sys.exit(1)
+            if lost is not None:
+                _fail(f"cannot write the results: {lost.strerror or lost}")
+            # A path that the system itself refuses: too long, in a loop, on a disk that fails.
+            if ctx.params.get("debug"):
+                raise
+            where = "" if error.filename is None else f"{error.filename!s:.200}: "
+            _fail(f"{where}{error.strerror or error}; check the path and the disk")
         except MemoryError:
             if ctx.params.get("debug"):
                 raise
             _fail("memory ran out; close other programs or use fewer --threads")
 
 
-def _fail(message: str) -> None:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(1)
+def _fail(message: str, code: int = 1) -> None:
+    from ewq_gguf.cli.terminal import one_line
+
+    click.echo(f"error: {one_line(message)}", err=True)
+    sys.exit(code)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,4 +109,6 @@ def cli(ctx: click.Context, quiet: bool, debug: bool) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    cli(prog_name="ewq-gguf")
+    steady_streams()
+    with stop_signals():
+        cli(prog_name="ewq-gguf")

@@ -15,6 +15,7 @@ from ewq_gguf.allocation.entropy import DEFAULT_EPSILON, WeightStatistics
 from ewq_gguf.allocation.ewq import BlockEntropy, Classification, check_parameters, classify
 from ewq_gguf.allocation.methods import block_json
 from ewq_gguf.api import analyze
+from ewq_gguf.checkpoint.hub import located
 from ewq_gguf.cli.options import json_option, model_argument, threads_option
 from ewq_gguf.cli.terminal import Terminal
 
@@ -59,6 +60,7 @@ def analyze_command(
 
         check_plot(plot_path)
     with terminal.progress() as progress:
+        model = located(model, progress=progress)
         analysis = analyze(
             model,
             epsilon=epsilon,

@@ -33,7 +33,7 @@ def calibrate_group() -> None:
 @click.option(
     "--output", "-o", required=True, type=click.Path(path_type=Path), help="The .gguf file to write."
 )
-@click.option("--n-ctx", type=click.IntRange(16), default=512, show_default=True)
+@click.option("--n-ctx", type=click.IntRange(16), default=512, show_default=True, help="Tokens per context.")
 @click.option("--chunks", type=click.IntRange(1), help="Contexts at most; the whole text by default.")
 @click.option("--with-output", is_flag=True, help="Also the output projection, tied to the embedding or not.")
 @threads_option

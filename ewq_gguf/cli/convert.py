@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import click
 
+from ewq_gguf.allocation.plan import Plan
 from ewq_gguf.api import Decision, convert, preview
+from ewq_gguf.checkpoint.hub import located
 from ewq_gguf.cli.options import (
     decision_options,
     json_option,
@@ -19,9 +19,11 @@ from ewq_gguf.cli.options import (
     parse_size_option,
     threads_option,
 )
-from ewq_gguf.cli.plan_table import show_plan
+from ewq_gguf.cli.plan_table import prediction, show_plan
+from ewq_gguf.cli.streams import Stopped
 from ewq_gguf.cli.terminal import Terminal, format_bytes
-from ewq_gguf.errors import QuantizationError
+from ewq_gguf.export.card import export_card
+from ewq_gguf.export.push import check_repository, push_files
 from ewq_gguf.pipeline.memory import DEFAULT_MEMORY
 from ewq_gguf.pipeline.source import source_files
 from ewq_gguf.pipeline.split import Split, parse_split_size
@@ -44,6 +46,9 @@ def _split_size(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.option("--checksums", is_flag=True, help="Store the sha256 of every tensor in the metadata.")
 @click.option("--memory", callback=parse_size_option, default=str(DEFAULT_MEMORY), metavar="SIZE",
               show_default="1GiB", help="What the process may take, whatever the model's size.")  # fmt: skip
+@click.option(
+    "--push", metavar="ORG/NAME", help="Upload the result and a model card to this repository on the Hub."
+)
 @threads_option
 @json_option
 @click.pass_obj
@@ -58,23 +63,30 @@ def convert_command(
     split_max_tensors: int | None,
     checksums: bool,
     memory: int,
+    push: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Convert MODEL, a checkpoint folder, .safetensors or .gguf file, to GGUF.
+    """Convert MODEL to GGUF: a checkpoint folder, .safetensors or .gguf file, or org/name[@revision] on the Hub.
 
     \b
     ewq-gguf convert ./SmolLM2 -o smol.gguf --like Q4_K_M   as small, and measured to be closer
     ewq-gguf convert ./SmolLM2 -o smol.gguf --type Q4_K_M   llama-quantize's preset
     ewq-gguf convert ./SmolLM2 -o smol.gguf                 block types by EWQ
+    ewq-gguf convert HuggingFaceTB/SmolLM2-135M -o smol.gguf --type Q4_K_M
     ewq-gguf convert big-f16.gguf -o big.gguf --type Q4_K_M --imatrix big.imatrix
     ewq-gguf convert ./SmolLM2 -o smol.gguf --tensor-type ffn_down=q6_k
     """
     if output is None and not dry_run:
         raise click.UsageError("give the file to write with -o, or --dry-run to only see the plan")
+    if push is not None:
+        check_repository(push)
     split = None
     if split_max_size is not None or split_max_tensors is not None:
         split = Split(split_max_size, split_max_tensors)
+    with terminal.progress() as progress:
+        only_headers = dry_run and not decision.reads_weights
+        model = located(model, headers_only=only_headers, progress=progress)
     done = None
     if dry_run or output is None:
         with terminal.progress() as progress:
@@ -86,8 +98,13 @@ def convert_command(
             done = convert(
                 model, output, decision, threads=threads, memory=memory, split=split,
                 checksums=checksums, resume=resume, progress=progress,
+                on_plan=lambda plan: _tell_prediction(terminal, plan),
             )  # fmt: skip
         plan, nbytes = done.plan, done.nbytes
+    if push is not None and done is not None:
+        card = export_card(done.path, repository=push).text
+        pushed = push_files(done.paths, push, card, replace_card=False, bars=terminal.draws)
+        terminal.note(f"uploaded to {pushed.url}" + ("" if pushed.with_card else "; the card there was kept"))
     source = source_bytes(model)
     if as_json:
         terminal.json(
@@ -98,6 +115,7 @@ def convert_command(
                 "bpw": plan.bpw,
                 "parameters": plan.n_parameters,
                 "method": plan.method,
+                "predicted_kld": plan.predicted_kld,
                 "source_bytes": source,
                 "peak_rss_bytes": None if done is None else done.peak_rss,
                 "resumed_tensors": 0 if done is None else done.resumed,
@@ -107,6 +125,7 @@ def convert_command(
         return
     show_plan(terminal, plan, source)
     if done is None:
+        _tell_prediction(terminal, plan)
         terminal.result(f"the file would take {nbytes:,} bytes ({format_bytes(nbytes)})")
         return
     if done.resumed:
@@ -119,25 +138,22 @@ def convert_command(
     terminal.result(f"wrote {what}, {nbytes:,} bytes ({format_bytes(nbytes)})")
 
 
+def _tell_prediction(terminal: Terminal, plan: Plan) -> None:
+    told = prediction(plan)
+    if told is not None:
+        terminal.note(told)
+
+
 @contextlib.contextmanager
 def _told_how_to_resume(output: Path) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run in good order, with a sentence about what is left."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if main else None
+    """Ctrl-C and its like end the run in good order, with a sentence about what is left."""
     try:
         yield
     except KeyboardInterrupt as error:
         left = "nothing was left behind"
         if resumable(output):
             left = "what is done is kept: run the same command again with --resume to go on"
-        raise QuantizationError(f"interrupted; {left}") from error
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
+        raise Stopped(getattr(error, "number", int(signal.SIGINT)), left) from error
 
 
 def source_bytes(model: Path) -> int:

@@ -75,22 +75,14 @@ def perplexity_command(
     **options: Any,
 ) -> None:
     """Perplexity of each file by llama-perplexity's rule, with its standard error."""
+    from ewq_gguf.evaluation.evaluate import evaluate as measure
     from ewq_gguf.evaluation.paired import compare_perplexities
-    from ewq_gguf.evaluation.perplexity import perplexity
 
     if baseline is not None:
         _divergence(terminal, files, baseline, text, chunks, as_json, Settings(**options))
         return
-    results = []
     with terminal.progress() as progress:
-        for path in files:
-
-            def update(done: int, total: int, name: str = path.name) -> None:
-                progress(name, done, total)
-
-            results.append(
-                perplexity(path, text, settings=Settings(**options), chunks=chunks, progress=update)
-            )
+        results = measure(files, text, settings=Settings(**options), chunks=chunks, progress=progress)
     if as_json:
         terminal.json({"text": str(text), **options, "files": [r.as_json() for r in results]})
         return
@@ -153,18 +145,11 @@ def _divergence(
     as_json: bool,
     settings: Settings,
 ) -> None:
-    from ewq_gguf.evaluation.divergence import divergence
+    from ewq_gguf.evaluation.evaluate import evaluate as measure
     from ewq_gguf.evaluation.paired import compare_all, ranking
 
     with terminal.progress() as progress:
-        results = divergence(
-            files,
-            baseline,
-            text,
-            settings=settings,
-            chunks=chunks,
-            progress=lambda done, total: progress("divergence", done, total),
-        )
+        results = measure(files, text, baseline=baseline, settings=settings, chunks=chunks, progress=progress)
     pairs = compare_all(results)
     if as_json:
         terminal.json(
@@ -363,8 +348,16 @@ def choice_command(
 
 @evaluate.command("speed")
 @files_argument
-@click.option("--prompt-tokens", type=click.IntRange(1), default=512, show_default=True)
-@click.option("--generated-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--prompt-tokens", type=click.IntRange(1), default=512, show_default=True, help="Tokens read at once."
+)
+@click.option(
+    "--generated-tokens",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Tokens made one by one.",
+)
 @click.option(
     "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs per file, in turn."
 )

@@ -106,8 +106,8 @@ def inspect_command(terminal: Terminal, gguf: Path, tensors: bool, as_json: bool
 def _short(value: Any) -> str:
     if isinstance(value, list):
         head = ", ".join(str(v)[:20] for v in value[:4])
-        return f"[{len(value):,}] {head}{', ...' if len(value) > 4 else ''}".replace("[", "\\[")
-    text = str(value).replace("\n", "\\n").replace("[", "\\[")
+        return f"[{len(value):,}] {head}{', ...' if len(value) > 4 else ''}"
+    text = str(value)
     return text if len(text) <= 100 else text[:97] + "..."
 
 

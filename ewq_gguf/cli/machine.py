@@ -16,6 +16,7 @@ from ewq_gguf.arch import supported_architectures
 from ewq_gguf.cli.options import json_option
 from ewq_gguf.cli.terminal import Terminal, format_bytes
 from ewq_gguf.errors import EwqError
+from ewq_gguf.evaluation.native import cpu_features
 from ewq_gguf.ggml import ggml
 
 _PACKAGES = ("llama-cpp-python", "gguf", "numpy", "sentencepiece", "tokenizers", "click", "rich")
@@ -91,6 +92,30 @@ def _library() -> Check:
     return True, f"ggml {library.version}, types as expected, {library.path}"
 
 
+def _cpu() -> Check:
+    """What the native library was compiled for and found in this processor."""
+    found = cpu_features()
+    return bool(found), ", ".join(
+        found
+    ) if found else "the native library reports no features of the processor"
+
+
+def _compiler() -> Check:
+    """Only needed to compile llama-cpp-python; with the library there, its absence is no fault."""
+    found = [name for name in ("cc", "c++", "cl") if shutil.which(name)]
+    if not found:
+        return True, "none found; needed only to install llama-cpp-python again"
+    return True, ", ".join(str(shutil.which(name)) for name in found)
+
+
+def _programs() -> Check:
+    """Programs that finished files can be handed to."""
+    found = [name for name in ("ollama", "lms", "llama-cli") if shutil.which(name)]
+    return True, ", ".join(
+        found
+    ) if found else "none of ollama, lms, llama-cli on the path; files can be made anyway"
+
+
 def _crash_test(use_extra_bufts: bool) -> Check:
     from ewq_gguf.evaluation.crash import probe_engine
 
@@ -112,8 +137,11 @@ def _disk() -> Check:
 _CHECKS: dict[str, Callable[[], Check]] = {
     "python": _python,
     "packages": _packages,
+    "compiler": _compiler,
     "native library": _library,
+    "processor": _cpu,
     "quantized model runs": lambda: _crash_test(False),
     "with repacked weights": _repacking,
     "disk": _disk,
+    "programs": _programs,
 }

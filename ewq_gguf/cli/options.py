@@ -18,6 +18,7 @@ from ewq_gguf.allocation.scores import DamageModel
 from ewq_gguf.allocation.targets import Target
 from ewq_gguf.api import METHODS, Decision
 from ewq_gguf.pipeline.optimize import DEFAULT_TEXT, Study
+from ewq_gguf.vocab import TokenizerMode
 
 # Options of EWQ and FastEWQ that carry the name of their field in `Decision`.
 _BLOCKWISE = (
@@ -36,7 +37,15 @@ _BLOCKWISE = (
     "embedding",
 )
 # Those that hold for every method.
-_ANY_METHOD = ("pure", "keep_output", "keep_embedding", "imatrix", "allow_requantize", "pre_tokenizer")
+_ANY_METHOD = (
+    "pure",
+    "keep_output",
+    "keep_embedding",
+    "imatrix",
+    "allow_requantize",
+    "pre_tokenizer",
+    "tokenizer",
+)
 
 
 def parse_size_option(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -71,6 +80,10 @@ def decision_options(function: F) -> F:
         click.option("--allow-requantize", is_flag=True, help="MODEL may be a GGUF that is quantized already."),
         click.option("--pre-tokenizer", metavar="NAME",
                      help="llama.cpp's name of the pre-tokenizer, where it is not recognised."),
+        click.option("--tokenizer", type=click.Choice([m.value for m in TokenizerMode]),
+                     default=TokenizerMode.FAITHFUL.value, show_default=True,
+                     help="faithful: llama.cpp gives the token ids of the model's own tokenizer; "
+                          "converter: the metadata of llama.cpp's converter, byte for byte, also where it gives others."),
         click.option("--epsilon", type=float, default=DEFAULT_EPSILON, show_default=True,
                      help="EWQ: the constant inside the entropy's logarithm."),
         click.option("--x", type=float, default=1.0, show_default=True, help="EWQ: T = mu - X sigma."),
@@ -103,9 +116,13 @@ def decision_options(function: F) -> F:
         click.option("--damage", type=click.Choice(["probe", "imatrix", "mse"]), default="probe", show_default=True,
                      help="rd: what counts as damage: measured divergence, weighted error, or plain error."),
         click.option("--pool", metavar="TYPES", help="rd: types to choose from, e.g. Q4_K,Q5_K,Q6_K."),
+        click.option("--compat", metavar="NAMES",
+                     help="Only types that these programs read (see benchmarks/CLIENTS.md), comma-separated, or all."),
         click.option("--probe-chunks", type=click.IntRange(1), default=2, show_default=True,
                      help="rd: contexts of 512 tokens per probed tensor."),
         click.option("--blocks", type=click.IntRange(1), help="rd: probe only so many blocks, evenly spread."),
+        click.option("--rounds", type=click.IntRange(0), default=0, show_default=True,
+                     help="rd: further rounds of probes around the plan; a plan that measures worse is dropped."),
         click.option("--lowest", type=click.Choice([p.value for p in Precision]), default="1.58-bit",
                      show_default=True, help="EWQ: the class below which no block goes for --size."),
         click.option("--forest", default=DEFAULT_FOREST, show_default=True, metavar="NAME|FILE",
@@ -130,8 +147,10 @@ def decision_options(function: F) -> F:
         study_text: Path | None,
         damage: DamageModel,
         pool: str | None,
+        compat: str | None,
         probe_chunks: int,
         blocks: int | None,
+        rounds: int,
         **rest: Any,
     ) -> Any:
         target = Target(
@@ -144,6 +163,7 @@ def decision_options(function: F) -> F:
             pool=None if pool is None else tuple(parse_type(name) for name in pool.split(",")),
             chunks=probe_chunks,
             blocks=blocks,
+            rounds=rounds,
         )
         decision = Decision(
             target=target,
@@ -153,6 +173,7 @@ def decision_options(function: F) -> F:
             method=method,
             **{name: rest.pop(name) for name in (*_BLOCKWISE, *_ANY_METHOD)},
             pins=tuple(parse_pin(pin) for pin in pins),
+            compat=() if compat is None else tuple(compat.split(",")),
         )
         return function(*args, decision=decision, **rest)
 

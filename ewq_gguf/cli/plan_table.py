@@ -21,6 +21,19 @@ def _types_of(tensors: list[PlannedTensor]) -> str:
     return " ".join(kind.name for kind, _ in weights.most_common())
 
 
+def prediction(plan: Plan) -> str | None:
+    """What a measured plan is expected to cost, as a sentence."""
+    if plan.predicted_kld is None:
+        return None
+    text = f"predicted mean KL divergence {plan.predicted_kld:.4f} nats per token on text like {plan.parameters['text']}"
+    gap = plan.parameters.get("gap")
+    if gap is not None:
+        text += (
+            f"; no allocation of these types can be more than {100 * gap:.2g} % better by the same measure"
+        )
+    return text
+
+
 def show_plan(terminal: Terminal, plan: Plan, source_bytes: int | None = None) -> None:
     """Per block: entropy or probability and class where the method has them, types and bytes; then fallbacks and totals."""
     verdicts = {b["index"]: b for b in plan.parameters.get("blocks", [])}

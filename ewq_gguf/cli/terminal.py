@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 
 class Terminal:
@@ -34,9 +35,14 @@ class Terminal:
         logger.setLevel(logging.DEBUG if debug else logging.WARNING)
         logging.getLogger("gguf").setLevel(logging.ERROR)
 
+    @property
+    def draws(self) -> bool:
+        """Whether anybody sees progress."""
+        return not self.quiet and self.err.is_terminal
+
     def note(self, text: str) -> None:
         """A line for the person, on stderr."""
-        self.err.print(text, highlight=False, soft_wrap=True)
+        self.err.print(printable(text), highlight=False, soft_wrap=True, markup=False)
 
     def result(self, text: str) -> None:
         """A line of the result, on stdout, as it is."""
@@ -60,7 +66,8 @@ class Terminal:
         for heading, right in columns:
             table.add_column(heading, justify="right" if right else "left", overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            # Not as markup: names out of files may hold brackets, or commands for the terminal.
+            table.add_row(*(Text(printable(cell)) for cell in row))
         self.out.print(table)
 
     @contextmanager
@@ -84,6 +91,25 @@ class Terminal:
                 bar.update(tasks[stage], completed=done, total=total)
 
             yield update
+
+
+# A message quotes what a file says; none of ours is longer by itself.
+_LONGEST = 1000
+
+
+def printable(text: str) -> str:
+    """`text` with control characters spelled out: what a file says must not command the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(message: str) -> str:
+    """A message as one printable line, its middle left out where it is endless."""
+    text = printable(message)
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:700]} [{len(text) - 900:,} characters left out] {text[-200:]}"
 
 
 def format_bytes(n: int) -> str:

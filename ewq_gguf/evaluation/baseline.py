@@ -10,11 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
+from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.errors import EvaluationError
 from ewq_gguf.evaluation import baseline_cache
 from ewq_gguf.evaluation.baseline_rows import CodedRows
 from ewq_gguf.evaluation.contexts import Contexts, Step, cut_contexts
 from ewq_gguf.evaluation.engine import Settings
+from ewq_gguf.evaluation.records import Records
 from ewq_gguf.evaluation.scoring import BaselineRows, LogitRows
 
 _LLAMA_MAGIC = b"_logits_"
@@ -114,13 +116,13 @@ class LlamaBaseline:
                 f"{path} is truncated: {n_chunk} contexts need {start + n_rows * row.itemsize:,} bytes, "
                 f"it has {size:,}; write it again"
             )
-        tokens = np.memmap(path, dtype="<i4", mode="r", offset=20, shape=(n_chunk, n_ctx))
         count = n_chunk if chunks is None else min(chunks, n_chunk)
-        self.contexts = Contexts(np.array(tokens[:count], dtype=np.int32), None)
-        self._records = np.memmap(path, dtype=row, mode="r", offset=start, shape=(n_rows,))
+        tokens = Records(path, np.dtype(("<i4", (n_ctx,))), 20, n_chunk).read(0, count)
+        self.contexts = Contexts(tokens.astype(np.int32), None)
+        self._records = Records(path, row, start, n_rows)
 
     def rows(self, step: Step) -> BaselineRows:
-        part = self._records[step.start : step.start + len(step.targets)]
+        part = self._records.read(step.start, step.start + len(step.targets))
         codes = part["codes"][:, : self.n_vocab]
         return CodedRows(codes, part["low"], part["step"], step.targets, floor=_LLAMA_FLOOR)
 
@@ -128,7 +130,7 @@ class LlamaBaseline:
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self._records
+        pass
 
 
 def open_baseline(
@@ -146,6 +148,7 @@ def open_baseline(
     if chunks is not None and chunks < 1:
         raise EvaluationError(f"{chunks} contexts cannot be measured; ask for at least one")
     try:
+        regular_stat(path)
         with path.open("rb") as file:
             magic = file.read(8)
     except OSError as error:

@@ -30,12 +30,15 @@ from ewq_gguf.evaluation.baseline_rows import CodedRows, TopKRows
 from ewq_gguf.evaluation.contexts import Contexts, Step, cut_contexts
 from ewq_gguf.evaluation.engine import F32Array, I32Array, Settings
 from ewq_gguf.evaluation.perplexity import Progress, require_numbers
+from ewq_gguf.evaluation.records import Records
 from ewq_gguf.evaluation.scoring import BaselineRows, F64Array, LogitRows, RowScores, Scorer, exponentials
 
 MAGIC = b"EWQLOGIT"
 FORMS = ("f32", "u16", "topk")
 _HEADER_BYTES = 4096
 _VERSION = 1
+# Of tokens, contexts and vocabulary: none has that many, and a row of them still fits a numpy type.
+_MOST = 1 << 26
 _SAMPLE_EVERY = 64
 
 
@@ -265,7 +268,7 @@ class CachedBaseline:
     knows_bos = True
 
     def __init__(self, path: Path, chunks: int | None = None) -> None:
-        """Map the file.
+        """Open the file; rows are read when they are asked for.
 
         Raises:
             EvaluationError: its header makes no sense or its size is not what the header implies.
@@ -276,17 +279,15 @@ class CachedBaseline:
         self.n_vocab = header.n_vocab
         self.tokenizer: str | None = None
         count = header.chunks if chunks is None else min(chunks, header.chunks)
-        tokens = np.memmap(path, "<i4", "r", _HEADER_BYTES, (header.chunks, header.n_ctx))
-        self.contexts = Contexts(np.array(tokens[:count], dtype=np.int32), header.bos)
-        self._records = np.memmap(path, header.record(), "r", header.records_start, (header.rows,))
-        self._samples: F32Array = np.empty((0, header.n_vocab), dtype=np.float32)
-        if header.samples:
-            shape = (header.samples, header.n_vocab)
-            self._samples = np.memmap(path, "<f4", "r", header.samples_start, shape)
+        tokens = Records(path, np.dtype(("<i4", (header.n_ctx,))), _HEADER_BYTES, header.chunks)
+        self.contexts = Contexts(tokens.read(0, count).astype(np.int32), header.bos)
+        self._records = Records(path, header.record(), header.records_start, header.rows)
+        whole = np.dtype(("<f4", (header.n_vocab,)))
+        self._samples = Records(path, whole, header.samples_start, header.samples)
 
     def rows(self, step: Step) -> BaselineRows:
         stop = step.start + len(step.targets)
-        part = self._records[step.start : stop]
+        part = self._records.read(step.start, stop)
         if self.header.form == "f32":
             return LogitRows(part["logits"], step.targets)
         exact = RowScores(np.array(part["nll"]), np.array(part["top"], dtype=np.int32))
@@ -295,16 +296,22 @@ class CachedBaseline:
             return CodedRows(
                 part["codes"], part["low"], part["step"], targets, exact=exact, missing=self.header.rounding
             )
+        if (part["index"] >= self.n_vocab).any():
+            raise EvaluationError(
+                f"{self.path} is damaged: rows {step.start} to {stop - 1} hold a token that its vocabulary of "
+                f"{self.n_vocab} does not have; write it again"
+            )
         every = self.header.sample_every
         first = -(-step.start // every)
-        whole = {row - step.start: row // every for row in range(first * every, stop, every)}
-        return TopKRows(part["index"], part["log_p"], part["log_tail"], exact, whole, self._samples)
+        whole = {row - step.start: row // every - first for row in range(first * every, stop, every)}
+        samples = self._samples.read(first, first + len(whole))
+        return TopKRows(part["index"], part["log_p"], part["log_tail"], exact, whole, samples)
 
     def __enter__(self) -> CachedBaseline:
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self._records, self._samples
+        pass
 
 
 def read_header(path: Path) -> CacheHeader:
@@ -326,16 +333,22 @@ def read_header(path: Path) -> CacheHeader:
         header = CacheHeader(**json.loads(head[12 : 12 + length]))
         numbers = (header.n_ctx, header.n_vocab, header.chunks)
         if header.version != _VERSION or header.form not in FORMS:
-            raise ValueError(f"version {header.version}, form {header.form}")
-        if not all(isinstance(n, int) and 0 < n <= 1 << 31 for n in numbers) or header.n_ctx < 4:
-            raise ValueError(f"sizes {numbers}")
-        if header.form == "topk" and not (
-            0 < header.top_k < header.n_vocab and 0 < header.sample_every <= 1 << 20
-        ):
-            raise ValueError(f"top_k {header.top_k}, sample_every {header.sample_every}")
+            raise ValueError(f"version {header.version!r:.40}, form {header.form!s:.40}")
+        if not all(type(n) is int and 0 < n <= _MOST for n in numbers) or header.n_ctx < 4:
+            raise ValueError(f"sizes {numbers!r:.100}")
+        kept = (header.top_k, header.sample_every)
+        fits = kept == (0, 0)
+        if header.form == "topk":
+            fits = (
+                all(type(n) is int for n in kept) and 0 < kept[0] < header.n_vocab and 0 < kept[1] <= 1 << 20
+            )
+        if not fits:
+            raise ValueError(f"top_k {header.top_k!r:.40}, sample_every {header.sample_every!r:.40}")
+        if header.bos is not None and (type(header.bos) is not int or not 0 <= header.bos < header.n_vocab):
+            raise ValueError(f"bos {header.bos!r:.40}")
         if not (math.isfinite(header.rounding) and math.isfinite(header.tail)):
             raise ValueError("errors that are no numbers")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise EvaluationError(f"{path} is no usable baseline cache ({error}); write it again") from None
     if size != header.n_bytes:
         raise EvaluationError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +113,20 @@ class Contexts:
                     chunks_done=stop if right == self.n_ctx else chunk,
                 )
                 row += targets.size
+
+
+def require_tokens(path: Path, tokens: npt.NDArray[np.signedinteger[Any]], n_vocab: int) -> None:
+    """Refuse token ids of a file that its vocabulary does not have: they would be looked up all the same.
+
+    Raises:
+        EvaluationError: the first such token and its place.
+    """
+    wrong = np.flatnonzero((tokens < 0) | (tokens >= n_vocab))
+    if len(wrong):
+        at = int(wrong[0])
+        raise EvaluationError(
+            f"{path} is damaged: token {at} is {int(tokens.reshape(-1)[at])}, of a vocabulary of {n_vocab}; write it again"
+        )
 
 
 def read_text(text: Path | str) -> bytes:

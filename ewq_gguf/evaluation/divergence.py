@@ -20,7 +20,7 @@ import numpy as np
 
 from ewq_gguf.errors import EvaluationError
 from ewq_gguf.evaluation.baseline import BaselineSource, open_baseline
-from ewq_gguf.evaluation.contexts import Contexts, Step, cut_contexts
+from ewq_gguf.evaluation.contexts import Contexts, Step, cut_contexts, require_tokens
 from ewq_gguf.evaluation.engine import Engine, Settings
 from ewq_gguf.evaluation.perplexity import Progress, require_numbers
 from ewq_gguf.evaluation.scoring import BoolArray, F64Array, RowScores, Scorer
@@ -174,6 +174,7 @@ def divergence(
             contexts = replace(contexts, bos=engines[0].bos)
         for engine in engines:
             _require_same_vocabulary(engine, source, contexts, text)
+        require_tokens(baseline, contexts.tokens, source.n_vocab)
         scorer = stack.enter_context(Scorer(engines[0].n_threads))
         collected = [_Collector(e.path, e.summary.n_bytes, contexts.rows) for e in engines]
         base = RowScores.empty(contexts.rows)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from ewq_gguf.checkpoint.growing import MAX_ARRAY_ITEMS, GrowingPrefix
+from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.errors import EvaluationError
 from ewq_gguf.ggml.types import GGMLType
 
@@ -45,15 +46,20 @@ class GgufSummary:
 class _Cursor:
     """Reads little-endian fields and refuses to step past the end of the file."""
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data = data
+    def __init__(self, data: GrowingPrefix) -> None:
+        self.size = len(data)
+        self.data = data.data
         self.at = 0
+        self._reach = data.reach
+        self._items = 0
 
     def skip(self, n: int) -> int:
         start = self.at
-        if n > len(self.data) - start:
+        if n > self.size - start:
             raise struct.error(f"{n} bytes wanted at byte {start}")
         self.at = start + n
+        if self.at > len(self.data):
+            self._reach(self.at)
         return start
 
     def number(self, code: str) -> int:
@@ -63,7 +69,7 @@ class _Cursor:
     def string(self) -> bytes:
         n = self.number("Q")
         start = self.skip(n)
-        return self.data[start : start + n]
+        return bytes(self.data[start : start + n])
 
     def value(self, kind: int) -> bytes | int | None:
         """Read a string, a UINT32, or step over any other value."""
@@ -80,10 +86,12 @@ class _Cursor:
         if item in _SCALAR_BYTES:
             self.skip(_SCALAR_BYTES[item] * count)
             return None
-        if item not in (_STRING, _ARRAY) or count > len(self.data):
+        # Arrays of arrays are none that llama.cpp reads (gguf.cpp).
+        self._items += count
+        if item != _STRING or self._items > MAX_ARRAY_ITEMS:
             raise ValueError(f"unusable metadata array at byte {self.at}")
         for _ in range(count):
-            self.value(item)
+            self.string()
         return None
 
 
@@ -94,14 +102,14 @@ def check_gguf(path: Path) -> GgufSummary:
         EvaluationError: the file is missing, empty, not GGUF, of an unknown version, or truncated.
     """
     try:
+        status = regular_stat(path)
         with path.open("rb") as file:
-            size = path.stat().st_size
+            size = status.st_size
             if size < 24:
                 raise EvaluationError(
                     f"{path} is not a GGUF file: it has {size} bytes; convert the model again"
                 )
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _scan(path, _Cursor(data))
+            return _scan(path, _Cursor(GrowingPrefix(file, size)))
     except FileNotFoundError:
         raise EvaluationError(f"{path} does not exist; give the path of a GGUF file") from None
     except IsADirectoryError:
@@ -115,11 +123,10 @@ def check_gguf(path: Path) -> GgufSummary:
 
 
 def _scan(path: Path, cursor: _Cursor) -> GgufSummary:
-    size = len(cursor.data)
-    magic = cursor.data[:4]
+    size = cursor.size
+    magic = bytes(cursor.data[cursor.skip(4) : 4])
     if magic != b"GGUF":
         raise EvaluationError(f"{path} is not a GGUF file: it starts with {magic!r} instead of b'GGUF'")
-    cursor.skip(4)
     version = cursor.number("I")
     if version not in (2, 3):
         raise EvaluationError(
@@ -128,9 +135,13 @@ def _scan(path: Path, cursor: _Cursor) -> GgufSummary:
     n_tensors, n_values = cursor.number("Q"), cursor.number("Q")
     architecture, alignment = "", 32
     tokenizer = hashlib.blake2b(digest_size=16)
+    keys: set[bytes] = set()
     for _ in range(n_values):
         start = cursor.at
         key = cursor.string()
+        if key in keys:
+            raise ValueError(f"the key {key[:64]!r} a second time")
+        keys.add(key)
         value = cursor.value(cursor.number("I"))
         if key.startswith(b"tokenizer.ggml."):
             tokenizer.update(cursor.data[start : cursor.at])
@@ -139,9 +150,13 @@ def _scan(path: Path, cursor: _Cursor) -> GgufSummary:
         elif key == b"general.alignment" and isinstance(value, int) and value > 0:
             alignment = value
     places: list[tuple[bytes, int, int]] = []
+    names: set[bytes] = set()
     quantized = False
     for _ in range(n_tensors):
         name = cursor.string()
+        if name in names:
+            raise ValueError(f"tensor {name[:64]!r} a second time")
+        names.add(name)
         n_dimensions = cursor.number("I")
         if n_dimensions > _MAX_DIMENSIONS:
             raise ValueError(f"tensor {name[:64]!r} has {n_dimensions} dimensions")

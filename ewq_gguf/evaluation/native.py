@@ -115,8 +115,22 @@ def default_threads() -> int:
         for cpu in cpus:
             siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
             try:
-                cores.add(siblings.read_text().strip())
+                cores.add(siblings.read_text(encoding="ascii").strip())
             except OSError:
                 return len(cpus)
         return max(1, len(cores))
     return max(1, os.cpu_count() or 1)
+
+
+def cpu_features() -> list[str]:
+    """What the native library was compiled for, as llama.cpp names it: AVX2, NEON, OPENMP and the like.
+
+    Raises:
+        EvaluationError: llama-cpp-python is missing or its library does not load.
+    """
+    told = llama().llama_print_system_info().decode("utf-8", "replace")
+    return [
+        name.split(":")[-1].strip()
+        for name, _, value in (part.partition("=") for part in told.split("|"))
+        if value.strip() == "1"
+    ]

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.errors import EvaluationError
 
 LETTERS = "ABCD"
 _MMLU_COLUMNS = 6
+_MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,9 @@ def _files_of(path: Path) -> list[Path]:
 
 def _read(path: Path) -> str:
     try:
+        size = regular_stat(path).st_size
+        if size > _MAX_BYTES:
+            raise EvaluationError(f"the questions {path} have {size:,} bytes; split the file")
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise EvaluationError(f"the questions {path} cannot be read: {error.strerror or error}") from None
@@ -150,7 +155,10 @@ def _json_lines(path: Path) -> Iterator[Question]:
         try:
             entry = json.loads(line)
             choices, answer = _recognize(entry)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            for text in (part for choice in choices for part in choice):
+                # Half of a surrogate pair has no bytes that could be tokenized.
+                text.encode()
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise EvaluationError(
                 f"{path}, line {number} is no question of a known form ({type(error).__name__}: {error}); "
                 "see ewq_gguf.evaluation.questions for the forms"

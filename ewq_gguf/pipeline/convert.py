@@ -18,6 +18,7 @@ from ewq_gguf.allocation.plan import Plan, PlannedTensor
 from ewq_gguf.allocation.presets import PRESETS
 from ewq_gguf.errors import QuantizationError
 from ewq_gguf.ggml.types import GGMLType
+from ewq_gguf.ggml.variant import library_variant
 from ewq_gguf.model import Model
 from ewq_gguf.pipeline.header import HeaderTensor, header_bytes, padded
 from ewq_gguf.pipeline.importance import Importance, column_weights, stored_as
@@ -112,6 +113,7 @@ def file_metadata(
         "ewq.method": plan.method,
         "ewq.parameters": json.dumps(plan.parameters, sort_keys=True),
         "ewq.source": plan.fingerprint,
+        "ewq.library": library_variant(),
         PLAN_KEY: stored_plan(plan),
         **{CHECKSUM_PREFIX + name: value for name, value in (checksums or {}).items()},
     }
@@ -202,6 +204,7 @@ def write_model(
     checksums: bool = False,
     resume: bool = False,
     source_state: str = "",
+    still: Callable[[], None] | None = None,
     progress: Progress | None = None,
     verifying: Progress | None = None,
 ) -> Conversion:
@@ -214,6 +217,7 @@ def write_model(
         checksums: store the sha256 of every tensor's bytes in the metadata.
         resume: go on with what an interrupted run of the same kind left.
         source_state: changes when the source's files do (see `pipeline.source.source_state`).
+        still: called when all is written, before the file gets its name; raises where the source is not what it was.
         progress: called with (weights done, weights in all).
         verifying: called with (tensors read again, tensors in all) when resuming.
 
@@ -255,6 +259,8 @@ def write_model(
             done += (chunk.stop - chunk.start) * model.tensors[chunk.index].row_length
             if progress is not None:
                 progress(done, total)
+        if still is not None:
+            still()
     paths = tuple(f.path for f in planned)
     return Conversion(paths[0], paths, output.nbytes, plan, total, output.finished, peak_rss())
 
@@ -269,6 +275,7 @@ def _facts(
     facts: dict[str, Any] = {
         "version of ewq-gguf": __version__,
         "source": f"{plan.fingerprint} {source_state}",
+        "build of the native library": library_variant(),
         "importance matrix": "" if importance is None else importance.sha256,
         "plan": hashlib.sha256(stored_plan(plan).encode()).hexdigest(),
         "set of options": headers.hexdigest(),

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ewq_gguf.allocation.facts import TensorFacts, model_facts, quantizable
 from ewq_gguf.checkpoint.gguf_file import GGUFEntry, GGUFFile, GGUFRows, read_gguf
-from ewq_gguf.checkpoint.mapping import DEFAULT_WINDOW, MappedFiles
+from ewq_gguf.checkpoint.reading import SourceFiles
 from ewq_gguf.checkpoint.tensor import AnyArray, DType
 from ewq_gguf.errors import CheckpointError
 from ewq_gguf.ggml import GGMLType, ggml
@@ -46,7 +46,7 @@ class GGUFTensor(EncodedTensor):
     `raw_rows` yields the storage type for floats and integers, decoded float32 for quantized types.
     """
 
-    def __init__(self, file: GGUFFile, entry: GGUFEntry, files: MappedFiles) -> None:
+    def __init__(self, file: GGUFFile, entry: GGUFEntry, files: SourceFiles) -> None:
         self.encoding = GGMLType(entry.type)
         self.shape = entry.shape
         self.dtype = _DTYPES.get(self.encoding, DType.F32)
@@ -73,7 +73,7 @@ def open_gguf(path: Path) -> GGUFFile:
     return read_gguf(Path(path), _SIZES)
 
 
-def byte_rows(file: GGUFFile, entry: GGUFEntry, files: MappedFiles) -> GGUFRows:
+def byte_rows(file: GGUFFile, entry: GGUFEntry, files: SourceFiles) -> GGUFRows:
     """A tensor's rows as bytes of its type."""
     kind = GGMLType(entry.type)
     return GGUFRows(file, entry, files, DType.U8, kind.row_bytes(entry.shape[-1] if entry.shape else 1))
@@ -115,7 +115,9 @@ def open_parts(path: Path) -> tuple[GGUFFile, ...]:
             "give the parts the names they were made with"
         )
     paths = [path.with_name(split_name(match[1], i, count)) for i in range(count)]
-    missing = [p.name for p in paths if not p.is_file()]
+    # One look at the folder: a claim of 65,535 parts must not cost as many.
+    there = {p.name for p in path.parent.iterdir()}
+    missing = [p.name for p in paths if p.name not in there or not p.is_file()]
     if missing:
         raise CheckpointError(
             f"{len(missing)} of the {count} parts of {path} are missing, first {missing[0]}; download them"
@@ -143,11 +145,8 @@ def _check_parts(parts: Sequence[GGUFFile]) -> None:
             seen[entry.name] = part.path
 
 
-def model_from_gguf(path: Path, window: int = DEFAULT_WINDOW) -> Model:
+def model_from_gguf(path: Path) -> Model:
     """Lay out a GGUF file, or a split model given by one of its parts; no weight is read.
-
-    Args:
-        window: bytes of mapped pages that may be resident at a time.
 
     Raises:
         CheckpointError: damaged or missing files, or metadata without what llama.cpp needs.
@@ -157,8 +156,11 @@ def model_from_gguf(path: Path, window: int = DEFAULT_WINDOW) -> Model:
     first = parts[0]
     if not any(part.entries for part in parts):
         raise CheckpointError(f"{path} holds no tensors; is it a vocabulary only?")
-    facts = model_facts({key: value.value for key, value in first.metadata.items()})
-    files = MappedFiles(window)
+    try:
+        facts = model_facts({key: value.value for key, value in first.metadata.items()})
+    except CheckpointError as error:
+        raise CheckpointError(f"{first.path}: {error}") from error
+    files = SourceFiles()
     tensors = []
     for part in parts:
         for entry in part.entries:

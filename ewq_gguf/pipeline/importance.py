@@ -58,7 +58,8 @@ class Importance:
 
 
 def _cut(text: str) -> str:
-    return text.encode()[:_MAX_TEXT].decode("utf-8", "ignore")
+    # A path may hold bytes that are no text.
+    return text.encode("utf-8", "replace")[:_MAX_TEXT].decode("utf-8", "ignore")
 
 
 def load_importance(path: Path) -> Importance:

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from typing import Any
 from ewq_gguf.errors import QuantizationError
 
 _FORMAT = "ewq-gguf journal"
+# A line for each of 90,000 tensors is about 13 MB.
+_MAX_BYTES = 1 << 26
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 # Windows forbids others to read a locked region, so the lock lies where nothing is written.
 _LOCK_AT = 1 << 40
@@ -70,7 +73,13 @@ class Journal:
             raise QuantizationError(
                 f"cannot write {self.path}: {error.strerror or error}; choose another place with -o"
             ) from error
-        self.past = _parse(self._file.read())
+        try:
+            self.past = _parse(self._file.read(_MAX_BYTES + 1))
+        except OSError as error:
+            self._file.close()
+            raise QuantizationError(
+                f"cannot read {self.path}: {error.strerror or error}; delete it"
+            ) from error
 
     def begin(self, facts: Mapping[str, Any], files: tuple[str, ...], records: tuple[Record, ...]) -> None:
         """Start over with what this run makes, and what of it is already there."""
@@ -111,7 +120,7 @@ def _parse(text: bytes) -> Past:
     for line in text.split(b"\n")[:-1]:
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if not isinstance(entry, dict):
             break
@@ -122,7 +131,9 @@ def _parse(text: bytes) -> Past:
     if not isinstance(facts, dict) or not isinstance(files, list):
         return Past()
     # The names are joined to a folder and may be removed: nothing but a plain part name is believed.
-    if not all(isinstance(f, str) and f.endswith(".part") and Path(f).name == f for f in files):
+    if not all(
+        isinstance(f, str) and f.endswith(".part") and f.isprintable() and Path(f).name == f for f in files
+    ):
         return Past()
     records = tuple(
         Record(e["tensor"], e["checksum"])
@@ -135,8 +146,11 @@ def _parse(text: bytes) -> Past:
 def _locked(path: Path, target: Path) -> int:
     """An open descriptor of the file at `path`, locked for this process."""
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        # Not through a link: what it leads to would be locked, emptied and written to.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
         try:
+            _refuse_strange(path, os.fstat(fd))
             if not _lock(fd):
                 raise QuantizationError(
                     f"another run is writing {target} at this moment; wait for it or choose another name with -o"
@@ -149,6 +163,13 @@ def _locked(path: Path, target: Path) -> int:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def _refuse_strange(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+        raise QuantizationError(
+            f"{path} is no journal of ours ({status.st_size:,} bytes, or no file at all); delete it and run again"
+        )
 
 
 def _lock(fd: int) -> bool:

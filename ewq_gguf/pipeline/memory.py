@@ -11,7 +11,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ewq_gguf.checkpoint.mapping import DEFAULT_WINDOW
 from ewq_gguf.errors import QuantizationError
 from ewq_gguf.pipeline.quantize import CHUNK_WEIGHTS
 
@@ -19,10 +18,10 @@ DEFAULT_MEMORY = 1 << 30
 MIN_MEMORY = 256 << 20
 # Interpreter, libraries, metadata with a large vocabulary: what is there before the first job.
 _BASE = 160 << 20
-# Per weight: of a job that runs (float32 rows, a rearranged copy, masks, the result) and of a waiting result.
+# Per weight: of a job that runs (rows as stored, as float32, a rearranged copy, masks, the result) and of a
+# waiting result.
 _RUNNING, _WAITING = 16, 4
 _MIN_CHUNK = 1 << 15
-_MANY_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,11 @@ class Budget:
         threads: that quantize; fewer than asked for where memory allows no more.
         chunk_weights: weights per job.
         in_flight: jobs that exist at a time, running or waiting to be written.
-        window: bytes of mapped source pages that may be resident.
     """
 
     threads: int
     chunk_weights: int
     in_flight: int
-    window: int
 
 
 def budget(memory: int, threads: int) -> Budget:
@@ -52,15 +49,13 @@ def budget(memory: int, threads: int) -> Budget:
         raise QuantizationError(
             f"{memory:,} bytes of memory are too few; allow at least {MIN_MEMORY >> 20} MiB with --memory"
         )
-    # Dropping pages that other threads are reading costs them page faults, so many threads get a larger window.
-    window = memory // 8 if threads > _MANY_THREADS else min(DEFAULT_WINDOW, memory // 8)
-    left = memory - _BASE - window
+    left = memory - _BASE
     # in_flight is 2 * threads + 2, and each job takes at least the smallest chunk.
     most = (left // _MIN_CHUNK - 2 * _WAITING) // (_RUNNING + 2 * _WAITING)
     threads = max(1, min(threads, most))
     in_flight = 2 * threads + 2
     chunk = left // (threads * _RUNNING + in_flight * _WAITING)
-    return Budget(threads, max(_MIN_CHUNK, min(CHUNK_WEIGHTS, chunk)), in_flight, window)
+    return Budget(threads, max(_MIN_CHUNK, min(CHUNK_WEIGHTS, chunk)), in_flight)
 
 
 def peak_rss() -> int | None:
@@ -68,7 +63,7 @@ def peak_rss() -> int | None:
     if sys.platform == "linux":
         # getrusage's figure starts from that of the process that started this one.
         with contextlib.suppress(OSError, ValueError):
-            for line in Path("/proc/self/status").read_text().splitlines():
+            for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) << 10
     if sys.platform == "win32":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ewq_gguf.checkpoint.mapping import MappedFiles
+from ewq_gguf.checkpoint.reading import SourceFiles
 from ewq_gguf.errors import CheckpointError, QuantizationError
 from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.pipeline.gguf_source import SPLIT_COUNT, SPLIT_NO, SPLIT_TENSORS, open_parts
@@ -47,7 +47,7 @@ def merge(part: Path, output: Path, *, progress: Progress | None = None) -> int:
     table = [HeaderTensor(e.name, e.shape, GGMLType(e.type), e.end - e.begin) for _, e in entries]
     header = header_bytes(metadata, table)
     total, done = sum(t.nbytes for t in table), 0
-    files = MappedFiles()
+    files = SourceFiles()
     with open_output(
         output,
         [OutputFile(output, header, 0, len(table))],

@@ -116,8 +116,9 @@ class Output:
         return found
 
     def _headers(self, file: OutputFile, past: Past) -> tuple[bytes, ...]:
-        if self._final_header is None or file is not self._files[0] or not past.complete:
+        if self._final_header is None or file is not self._files[0] or len(past.records) < len(self._slots):
             return (file.header,)
+        # It may have ended before or after the checksums were put in.
         return file.header, self._final_header(_plain(past.records))
 
     def _same(self, handle: IO[bytes], index: int, record: Record) -> bool:

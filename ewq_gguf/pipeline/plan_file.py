@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ewq_gguf.allocation.facts import Assignment, ModelFacts, TensorFacts, quantizable
-from ewq_gguf.allocation.parsing import parse_type
 from ewq_gguf.allocation.pins import exact_pin
-from ewq_gguf.allocation.plan import FORMAT, VERSION, Plan, PlannedTensor, load_plan, make_plan
+from ewq_gguf.allocation.plan import FORMAT, VERSION, Plan, PlannedTensor, load_plan, make_plan, type_in_plan
 from ewq_gguf.checkpoint.gguf_file import GGUFFile
 from ewq_gguf.checkpoint.json_file import load_json_object
 from ewq_gguf.errors import CheckpointError, PlanError
@@ -20,6 +19,8 @@ from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.model import Model
 from ewq_gguf.pipeline.convert import PLAN_KEY
 from ewq_gguf.pipeline.gguf_source import is_gguf, open_parts
+
+_MAX_DIMENSIONS = 8
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,18 @@ def _entry(path: Path, number: int, entry: Any) -> PlannedTensor:
     name, kind, shape, reason = (entry.get(key) for key in ("name", "type", "shape", "reason"))
     if not isinstance(name, str) or not isinstance(kind, str):
         raise PlanError(f"{path}: entry {number} of tensors has no name or no type")
-    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+    if not name.isprintable() and any(0xD800 <= ord(c) < 0xE000 for c in name):
+        raise PlanError(f"{path}: entry {number} of tensors has a name with half of a surrogate pair")
+    sizes = shape if isinstance(shape, list) and len(shape) <= _MAX_DIMENSIONS else [None]
+    if not all(type(n) is int and 0 <= n < 2**48 for n in sizes):
         raise PlanError(f"{path}: tensor {name[:200]!r} has no shape; make the plan again")
-    chosen = parse_type(kind)
-    wanted = parse_type(entry["wanted"]) if isinstance(entry.get("wanted"), str) else chosen
-    nbytes = math.prod(shape[:-1]) * chosen.row_bytes(shape[-1] if shape else 1)
-    return PlannedTensor(name, tuple(shape), chosen, wanted, str(reason or ""), nbytes)
+    chosen = type_in_plan(path, name, kind)
+    wanted = type_in_plan(path, name, entry["wanted"]) if isinstance(entry.get("wanted"), str) else chosen
+    try:
+        nbytes = math.prod(sizes[:-1]) * chosen.row_bytes(sizes[-1] if sizes else 1)
+    except PlanError as error:
+        raise PlanError(f"{path}, tensor {name!r:.200}: {error}") from error
+    return PlannedTensor(name, tuple(sizes), chosen, wanted, str(reason or ""), nbytes)
 
 
 def is_as_made(parts: tuple[GGUFFile, ...]) -> bool:

@@ -6,6 +6,7 @@ A fixed number of jobs exists at a time, so memory is a constant times the chunk
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -28,8 +29,14 @@ ImportanceWeights = Mapping[str, npt.NDArray[np.float32]]
 CHUNK_WEIGHTS = 1 << 20
 _SAME = {DType.F32: GGMLType.F32, DType.F16: GGMLType.F16, DType.BF16: GGMLType.BF16}
 _EXPONENT = {DType.F16: np.uint16(0x7C00), DType.BF16: np.uint16(0x7F80)}
-# The first magnitude that rounds to infinity in F16.
-_F16_LIMIT = 65520
+# From here on every type but MXFP4 gets infinite scales, and some of ggml's quantizers end the process.
+_SCALE_LIMIT = 1e9
+_WEIGHED_LIMIT = 1e37
+# Up to here no type's scales come near the end of 16 bits, as long as no importance pulls them.
+_SAFE = 6e4
+_LOOKED_AT = 1 << 17
+# The first magnitude that a type cannot hold: F16 rounds it to infinity, NVFP4 has no scale above 448 for its 6.
+_LIMITS = {GGMLType.F16: 65520.0, GGMLType.NVFP4: 2800.0, GGMLType.MXFP4: math.inf}
 
 
 @dataclass(frozen=True)
@@ -78,13 +85,52 @@ def quantize_rows(
         _check_encoded(tensor, kind, data, start)
         return data
     raw = source.raw_rows(start, stop)
-    _check_finite(tensor.name, raw, source.dtype, start)
+    most = _check_finite(tensor.name, raw, source.dtype, start)
     if _SAME.get(source.dtype) is kind:
         return np.ascontiguousarray(raw).view(np.uint8)
     rows = _widened(raw, source.dtype)
-    if kind is GGMLType.F16 and source.dtype is not DType.F16 and rows.size:
-        _check_f16_range(tensor.name, rows, start)
-    return ggml().quantize(kind, rows, weights)
+    if most >= _LIMITS.get(kind, _SCALE_LIMIT if kind.is_quantized else math.inf):
+        raise _too_large(tensor.name, kind, rows, start)
+    if weights is not None and rows.size:
+        _check_weighed(tensor.name, float(weights.max()), most, rows, start)
+    made = ggml().quantize(kind, rows, weights)
+    if kind.is_quantized and rows.size and (most > _SAFE or weights is not None or kind is GGMLType.MXFP4):
+        _check_made(tensor.name, kind, made, rows, start)
+    return made
+
+
+def _too_large(name: str, kind: GGMLType, rows: F32Array, start: int) -> QuantizationError:
+    sizes = np.abs(rows).max(axis=1)
+    row = int(np.argmax(sizes >= _LIMITS.get(kind, _SCALE_LIMIT)))
+    return QuantizationError(
+        f"{name} holds {sizes[row]:g} in row {start + row}, beyond what {kind.name} can store; "
+        f"give it another type, as in --tensor-type {name}=bf16"
+    )
+
+
+def _check_weighed(name: str, importance: float, most: float, rows: F32Array, start: int) -> None:
+    """ggml adds up importance times powers of the weights in float32, and some quantizers end the process beyond it."""
+    if importance * max(most, 1.0) ** 3 * rows.shape[1] >= _WEIGHED_LIMIT:
+        raise QuantizationError(
+            f"{name} has importance up to {importance:.3g} for weights up to {most:.3g} from row {start} on, more than "
+            "ggml can add up; collect the importance matrix again"
+        )
+
+
+def _check_made(name: str, kind: GGMLType, made: ByteArray, rows: F32Array, start: int) -> None:
+    """Finite weights can still make an infinite scale, which is kept in 8 or 16 bits; llama-quantize refuses that too.
+
+    ggml's own check tells the terminal about every such block, so the values are looked at instead.
+    """
+    step = max(1, _LOOKED_AT // max(1, rows.shape[1]))
+    for first in range(0, len(made), step):
+        good = np.isfinite(ggml().dequantize(kind, made[first : first + step], rows.shape[1])).all(axis=1)
+        if not good.all():
+            row = first + int(np.argmin(good))
+            raise QuantizationError(
+                f"{name} holds {np.abs(rows[row]).max():g} in row {start + row}, for which {kind.name} has no finite "
+                f"scales; give it another type, as in --tensor-type {name}=bf16"
+            )
 
 
 def _widened(raw: AnyArray, dtype: DType) -> F32Array:
@@ -96,31 +142,28 @@ def _widened(raw: AnyArray, dtype: DType) -> F32Array:
     return to_float32(raw, dtype)
 
 
-def _check_f16_range(name: str, rows: F32Array, start: int) -> None:
-    if max(rows.max(), -rows.min()) < _F16_LIMIT:
-        return
-    row = int(np.argmax(np.abs(rows).max(axis=1) >= _F16_LIMIT))
-    raise QuantizationError(
-        f"{name} holds {np.abs(rows).max():g} in row {start + row}, beyond what F16 can store; use --type bf16"
-    )
+def _check_finite(name: str, rows: AnyArray, dtype: DType, start: int) -> float:
+    """The largest magnitude in some rows.
 
-
-def _check_finite(name: str, rows: AnyArray, dtype: DType, start: int) -> None:
+    Raises:
+        CheckpointError: a weight is NaN or infinite.
+    """
     if not rows.size:
-        return
+        return 0.0
     if dtype in _EXPONENT:
-        mask = _EXPONENT[dtype]
-        if (rows.view("<u2") & mask).max() < mask:
-            return
+        # Without their sign, the codes are in the order of the values, with infinity and NaN at the end.
+        top = (rows.view("<u2") & np.uint16(0x7FFF)).max()
+        if top < _EXPONENT[dtype]:
+            return float(to_float32(np.array([top], dtype="<u2").view(dtype.numpy), dtype)[0])
         rows = to_float32(rows, dtype)
     elif dtype is not DType.F32:
         # F64 beyond float32 becomes infinite here, and is refused as such.
         with np.errstate(over="ignore"):
             rows = to_float32(rows, dtype)
-    good = np.isfinite(rows)
-    if good.all():
-        return
-    row, column = np.argwhere(~good)[0]
+    most = float(max(rows.max(), -rows.min()))
+    if math.isfinite(most):
+        return most
+    row, column = np.argwhere(~np.isfinite(rows))[0]
     raise CheckpointError(
         f"{name} holds {rows[row, column]} in row {start + row}, column {column}; "
         "a checkpoint with such weights cannot be used: download it again"

@@ -84,11 +84,14 @@ def check_target(target: Path) -> None:
     """Refuse a target that cannot be written, before any work.
 
     Raises:
-        QuantizationError: no such folder, or the target is a folder.
+        QuantizationError: no such folder, or the target is a folder, a device or a pipe.
     """
     folder = target.parent
     if target.is_dir():
         raise QuantizationError(f"{target} is a folder; name a file, for example {target / 'model.gguf'}")
+    if target.exists() and not target.is_file():
+        # Renaming would remove what is there: `-o /dev/null` as root must not.
+        raise QuantizationError(f"{target} is no ordinary file; choose another name with -o")
     if not folder.is_dir():
         raise QuantizationError(f"the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ewq_gguf.checkpoint.gguf_file import GGUFEntry, GGUFFile
-from ewq_gguf.checkpoint.mapping import MappedFiles
+from ewq_gguf.checkpoint.reading import SourceFiles
 from ewq_gguf.checkpoint.tensor import Tensor
 from ewq_gguf.errors import CheckpointError, QuantizationError
 from ewq_gguf.ggml import GGMLType, ggml
@@ -82,7 +82,7 @@ def verify(
         _match(parts, model)
     sources: Mapping[str, Tensor] = {} if model is None else {t.name: t.source for t in model.tensors}
     sums = _stored_sums(parts)
-    files = MappedFiles()
+    files = SourceFiles()
     total = sum(e.end - e.begin for _, e in entries)
     done, found = 0, []
     threads = max(1, threads or default_threads())
@@ -114,7 +114,7 @@ def _stored_sums(parts: tuple[GGUFFile, ...]) -> dict[str, str]:
     return sums if sums and is_as_made(parts) else {}
 
 
-def _sha256(file: GGUFFile, entry: GGUFEntry, files: MappedFiles) -> str:
+def _sha256(file: GGUFFile, entry: GGUFEntry, files: SourceFiles) -> str:
     state = hashlib.sha256()
     for begin in range(entry.begin, entry.end, _PIECE):
         end = min(begin + _PIECE, entry.end)
@@ -130,7 +130,8 @@ def _match(parts: tuple[GGUFFile, ...], model: Model) -> None:
         where = "the source" if name in ours else str(path)
         raise CheckpointError(f"tensor {name!r} is missing from {where}; was the file made from this model?")
     for name, entry in ours.items():
-        if entry.shape != theirs[name].shape:
+        # A scalar is written as a vector of one.
+        if (entry.shape or (1,)) != (theirs[name].shape or (1,)):
             raise CheckpointError(
                 f"{path}: tensor {name!r} has shape {list(entry.shape)}, "
                 f"the source {list(theirs[name].shape)}; was the file made from this model?"
@@ -140,7 +141,7 @@ def _match(parts: tuple[GGUFFile, ...], model: Model) -> None:
 def _check(
     file: GGUFFile,
     entry: GGUFEntry,
-    files: MappedFiles,
+    files: SourceFiles,
     source: Tensor | None,
     pool: ThreadPoolExecutor,
     threads: int,
@@ -185,7 +186,7 @@ def _ranges(entry: GGUFEntry) -> Iterator[tuple[int, int]]:
 
 
 def _read(
-    file: GGUFFile, entry: GGUFEntry, files: MappedFiles, source: Tensor | None, start: int, stop: int
+    file: GGUFFile, entry: GGUFEntry, files: SourceFiles, source: Tensor | None, start: int, stop: int
 ) -> _Rows:
     kind = GGMLType(entry.type)
     row_length = entry.shape[-1] if entry.shape else 1

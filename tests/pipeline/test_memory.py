@@ -21,8 +21,8 @@ def test_the_parts_fit_into_the_whole(memory: int, threads: int) -> None:
     b = budget(memory, threads)
     assert 1 <= b.threads <= threads
     assert b.in_flight > b.threads
-    held = b.chunk_weights * (16 * b.threads + 4 * b.in_flight) + b.window
-    assert held <= memory - (100 << 20)
+    held = b.chunk_weights * (16 * b.threads + 4 * b.in_flight)
+    assert held <= memory - (150 << 20)
 
 
 def test_a_large_machine_gets_all_its_threads() -> None:
@@ -58,7 +58,7 @@ class Ramp(Tensor):
     dtype = DType.BF16
     def __init__(self, rows): self.shape = (rows, 4096)
     def raw_rows(self, start, stop):
-        return np.broadcast_to(np.arange(4096, dtype="<u2") + 0x3C00, (stop - start, 4096))
+        return np.broadcast_to(np.arange(4096, dtype="<u2") % 512 + 0x3C00, (stop - start, 4096))
 
 V = gguf.GGUFValueType
 metadata = {"general.architecture": gguf.GGUFValue("llama", V.STRING), "llama.block_count": gguf.GGUFValue(1, V.UINT32)}
