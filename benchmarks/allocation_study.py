@@ -29,7 +29,7 @@ from ewq_gguf.allocation.facts import Assignment
 from ewq_gguf.allocation.methods import preset_plan, uniform_plan
 from ewq_gguf.allocation.plan import Plan, make_plan, raw_type
 from ewq_gguf.allocation.targets import Target
-from ewq_gguf.api import Decision, decide
+from ewq_gguf.decision import Decision, decide
 from ewq_gguf.errors import EwqError
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model

@@ -18,7 +18,8 @@ from ewq_gguf.errors import (
 
 if TYPE_CHECKING:
     from ewq_gguf.allocation.targets import Target
-    from ewq_gguf.api import Decision, analyze, convert, plan, preview
+    from ewq_gguf.api import analyze, convert, plan, preview
+    from ewq_gguf.decision import Decision
     from ewq_gguf.evaluation.engine import Settings
     from ewq_gguf.evaluation.evaluate import evaluate
     from ewq_gguf.pipeline.optimize import Study
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 # Loaded when first asked for: `import ewq_gguf` and `ewq-gguf --help` stay quick. Name -> module.
 _LAZY = {
-    "Decision": "api",
+    "Decision": "decision",
     "Settings": "evaluation.engine",
     "Split": "pipeline.split",
     "Study": "pipeline.optimize",

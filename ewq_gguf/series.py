@@ -11,7 +11,8 @@ from pathlib import Path
 from ewq_gguf.allocation.parsing import parse_size
 from ewq_gguf.allocation.presets import PRESETS
 from ewq_gguf.allocation.targets import Target
-from ewq_gguf.api import Decision, convert
+from ewq_gguf.api import convert
+from ewq_gguf.decision import Decision
 from ewq_gguf.errors import PlanError
 from ewq_gguf.pipeline.convert import Conversion
 from ewq_gguf.pipeline.memory import DEFAULT_MEMORY

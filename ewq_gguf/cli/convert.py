@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ewq_gguf.allocation.plan import Plan
-from ewq_gguf.api import Decision, convert, preview
+from ewq_gguf.api import convert, preview
 from ewq_gguf.checkpoint.hub import located
 from ewq_gguf.cli.options import (
     decision_options,
@@ -22,6 +22,7 @@ from ewq_gguf.cli.options import (
 from ewq_gguf.cli.plan_table import prediction, show_plan
 from ewq_gguf.cli.streams import Stopped
 from ewq_gguf.cli.terminal import Terminal, format_bytes
+from ewq_gguf.decision import Decision
 from ewq_gguf.export.card import export_card
 from ewq_gguf.export.push import check_repository, push_files
 from ewq_gguf.pipeline.memory import DEFAULT_MEMORY

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from ewq_gguf.api import Decision
 from ewq_gguf.cli.options import (
     decision_options,
     json_option,
@@ -15,6 +14,7 @@ from ewq_gguf.cli.options import (
     threads_option,
 )
 from ewq_gguf.cli.terminal import Terminal, format_bytes
+from ewq_gguf.decision import Decision
 from ewq_gguf.pipeline.memory import DEFAULT_MEMORY
 from ewq_gguf.series import Rung, ladder, parse_rung
 

@@ -8,9 +8,10 @@ import click
 
 from ewq_gguf.allocation.machines import DEFAULT_RESERVE, Share, parse_machine
 from ewq_gguf.allocation.parsing import parse_size
-from ewq_gguf.api import Decision, spread
+from ewq_gguf.api import spread
 from ewq_gguf.cli.options import decision_options, json_option, model_argument, threads_option
 from ewq_gguf.cli.terminal import Terminal, format_bytes
+from ewq_gguf.decision import Decision
 
 
 @click.command("machines")

@@ -16,7 +16,7 @@ from ewq_gguf.allocation.parsing import parse_size, parse_type
 from ewq_gguf.allocation.pins import parse_pin
 from ewq_gguf.allocation.scores import DamageModel
 from ewq_gguf.allocation.targets import Target
-from ewq_gguf.api import METHODS, Decision
+from ewq_gguf.decision import METHODS, Decision
 from ewq_gguf.pipeline.optimize import DEFAULT_TEXT, Study
 from ewq_gguf.vocab import TokenizerMode
 

@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from ewq_gguf.allocation.plan import Plan
-from ewq_gguf.api import Decision, preview
+from ewq_gguf.api import preview
 from ewq_gguf.cli.options import decision_options, json_option, model_argument, threads_option
 from ewq_gguf.cli.plan_table import show_plan
 from ewq_gguf.cli.terminal import Terminal, format_bytes
+from ewq_gguf.decision import Decision
 from ewq_gguf.pipeline.plan_file import Change, llama_quantize_types, plan_changes, read_plan
 
 _path = click.Path(path_type=Path)

@@ -21,7 +21,8 @@ from ewq_gguf.allocation.plan import Plan, PlannedTensor
 from ewq_gguf.allocation.scores import ScoreTable
 from ewq_gguf.allocation.solver import Option
 from ewq_gguf.allocation.targets import Target
-from ewq_gguf.api import Decision, decide, plan
+from ewq_gguf.api import plan
+from ewq_gguf.decision import Decision, decide
 from ewq_gguf.errors import PlanError
 from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.pipeline.optimize import Studied, Study

@@ -39,10 +39,11 @@ from ewq_gguf.allocation.labels import (
     split_rows,
     train,
 )
-from ewq_gguf.api import Decision, guess, plan
+from ewq_gguf.api import guess, plan
 from ewq_gguf.arch import family_for
 from ewq_gguf.checkpoint import open_checkpoint
 from ewq_gguf.cli import cli
+from ewq_gguf.decision import Decision
 from ewq_gguf.errors import EwqError, PlanError
 from ewq_gguf.headers import header_features
 from ewq_gguf.pipeline.source import load_model

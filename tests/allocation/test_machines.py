@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from ewq_gguf.allocation.ewq import ClassTypes
 from ewq_gguf.allocation.machines import Machine, cache_bytes, distribute, parse_machine
 from ewq_gguf.allocation.methods import class_plan
-from ewq_gguf.api import Decision, spread
+from ewq_gguf.api import spread
 from ewq_gguf.cli import cli
+from ewq_gguf.decision import Decision
 from ewq_gguf.errors import PlanError
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import block_of

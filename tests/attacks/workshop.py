@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ewq_gguf.api import Decision, convert
+from ewq_gguf.api import convert
+from ewq_gguf.decision import Decision
 from ewq_gguf.evaluation.tiny_model import TinyModel, write_tiny_model
 from tests.tiny import established, newest
 from tests.tiny.build import build

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from ewq_gguf.allocation.targets import Target
-from ewq_gguf.api import Decision
 from ewq_gguf.cli import cli
+from ewq_gguf.decision import Decision
 from ewq_gguf.errors import PlanError
 from ewq_gguf.series import Rung, ladder, parse_rung
 

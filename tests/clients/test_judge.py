@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from client_check.judge import header_difference, read_header, reference_values, values_difference
 
-from ewq_gguf.api import Decision, convert
+from ewq_gguf.api import convert
+from ewq_gguf.decision import Decision
 
 
 @pytest.fixture(scope="module")

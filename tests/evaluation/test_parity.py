@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ewq_gguf.api import Decision, convert
+from ewq_gguf.api import convert
+from ewq_gguf.decision import Decision
 from ewq_gguf.evaluation.contexts import cut_contexts, read_text
 from ewq_gguf.evaluation.crash import cache_folder
 from ewq_gguf.evaluation.divergence import Divergence, divergence

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ewq_gguf.api import Decision, analyze, convert
+from ewq_gguf.api import analyze, convert
+from ewq_gguf.decision import Decision
 from ewq_gguf.errors import CheckpointError, EwqError, PlanError, QuantizationError
 from ewq_gguf.ggml import GGMLType, ggml
 from ewq_gguf.pipeline.gguf_source import open_gguf

@@ -10,7 +10,7 @@ import pytest
 import ewq_gguf
 from ewq_gguf.allocation.methods import preset_plan
 from ewq_gguf.allocation.targets import Target, running_memory
-from ewq_gguf.api import Decision, decide, study
+from ewq_gguf.decision import Decision, decide, study
 from ewq_gguf.errors import PlanError
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model

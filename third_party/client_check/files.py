@@ -9,9 +9,10 @@ from pathlib import Path
 from client_check.checkpoint import byte_level_checkpoint
 from ewq_gguf.allocation.distortion import FULL_POOL
 from ewq_gguf.allocation.targets import Target
-from ewq_gguf.api import Decision, convert
+from ewq_gguf.api import convert
 from ewq_gguf.calibration.imatrix import collect_imatrix
 from ewq_gguf.calibration.imatrix_file import save_imatrix
+from ewq_gguf.decision import Decision
 from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.pipeline.gguf_source import open_gguf
 from ewq_gguf.pipeline.optimize import Study
