@@ -124,6 +124,20 @@ class Config(Mapping[str, Any]):
         return dict(value)
 
 
+def object_in(parent: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The object under `key` of an object inside config.json, or an empty one.
+
+    Raises:
+        UnsupportedModelError: the value is no object.
+    """
+    value = parent.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UnsupportedModelError(f"config.json gives {key} = {value!r:.60}; expected an object")
+    return dict(value)
+
+
 def finite(value: object, key: str) -> float:
     """`value` as it stands when it is a finite number.
 

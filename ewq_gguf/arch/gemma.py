@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import gguf
 
 from ewq_gguf.arch.base import Family
-from ewq_gguf.arch.config import Config
+from ewq_gguf.arch.config import Config, object_in
 from ewq_gguf.arch.views import SliceRows, plus_one
 from ewq_gguf.checkpoint.tensor import Tensor
 from ewq_gguf.errors import UnsupportedModelError
@@ -120,9 +120,9 @@ class Gemma3(Family):
         config = super().prepare_config(config)
         rope = config.section("rope_parameters")
         full = {"rope_type": "default", **config.section("rope_scaling")}
-        full.update(rope.get("full_attention") or {})
+        full.update(object_in(rope, "full_attention"))
         full.setdefault("rope_theta", config.number("rope_theta") or 1_000_000.0)
-        sliding = {"rope_type": "default", **(rope.get("sliding_attention") or {})}
+        sliding = {"rope_type": "default", **object_in(rope, "sliding_attention")}
         sliding.setdefault("rope_theta", config.number("rope_local_base_freq") or 10_000.0)
         rope = {**rope, "full_attention": full, "sliding_attention": sliding}
         return config.updated(rope_parameters=rope)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import gguf
 import numpy as np
 
-from ewq_gguf.arch.config import Config, finite
+from ewq_gguf.arch.config import Config, finite, object_in
 from ewq_gguf.arch.gemma import Gemma3
 from ewq_gguf.arch.views import SliceRows
 from ewq_gguf.checkpoint.json_file import load_json_object
@@ -144,7 +144,7 @@ class Gemma4(Gemma3):
         writer.add_rope_dimension_count_swa(int(head * share))
 
     def extra_tensors(self) -> Iterable[tuple[str, Tensor]]:
-        full = self.rope.get("full_attention") or {}
+        full = object_in(self.rope, "full_attention")
         if full.get("rope_type") != "proportional":
             raise UnsupportedModelError(
                 f"config.json gives rope_type {full.get('rope_type')!r:.60} for full attention; expected proportional"
