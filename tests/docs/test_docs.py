@@ -23,7 +23,7 @@ README = ROOT / "README.md"
 LINES = commands_in(README)
 OURS = [line for line in LINES if line.words[0].endswith("ewq-gguf")]
 # These run a model for minutes.
-SLOW = {"--like", "--size", "--max-kld", "--vram", "--sizes", "calibrate"}
+SLOW = {"--like", "--size", "--bpw", "--max-kld", "--vram", "--sizes", "calibrate"}
 # These need a program or a network that is not everywhere; they are parsed only.
 ELSEWHERE = {"org/name", "export"}
 
