@@ -62,6 +62,8 @@ class ScoreTable:
         options: by tensor name, in the order of the file; bytes include the padding in the file.
         row_lengths: by tensor name; types that a row does not fit stand for their fallbacks.
         fixed_bytes: data bytes of the tensors that are no choice, padding included.
+        floor: damage that every choice has besides: llama.cpp rounds activations to 8 bits before they meet
+            quantized weights of whatever type.
     """
 
     damage_model: DamageModel
@@ -69,6 +71,7 @@ class ScoreTable:
     options: Mapping[str, Mapping[GGMLType, Option]]
     row_lengths: Mapping[str, int]
     fixed_bytes: int
+    floor: float = 0.0
 
     def items(
         self,
@@ -165,7 +168,12 @@ class ScoreTable:
             PlanError: the damage is out of reach, or the constraints leave a tensor without a type.
         """
         items = self.items(pool=pool, pins=pins, groups=groups)
-        return self._finish(items, solve_for_damage(items, max_damage))
+        if max_damage <= self.floor:
+            raise PlanError(
+                f"a damage of {max_damage:g} {self.unit} is out of reach: quantized weights of any type cost "
+                f"{self.floor:.2g} by their 8-bit activations alone; ask for more, or convert with --type bf16"
+            )
+        return self._finish(items, solve_for_damage(items, max_damage - self.floor))
 
     def _finish(self, items: Sequence[Item], solution: Solution) -> Allocation:
         types = {
@@ -174,7 +182,8 @@ class ScoreTable:
             for name in item.name.split(" ")
         }
         ordered = {name: types[name] for name in self.options}
-        return Allocation(ordered, solution, solution.bytes + self.fixed_bytes, solution.damage)
+        damage = solution.damage + self.floor
+        return Allocation(ordered, solution, solution.bytes + self.fixed_bytes, damage)
 
     def predict(self, types: Mapping[str, GGMLType]) -> tuple[int, float]:
         """Data bytes and damage of any choice of types, a stock preset's for instance.
@@ -192,7 +201,7 @@ class ScoreTable:
                 )
             found.append(options[kind])
         damage = math.fsum(option.damage for option in found)
-        return sum(option.bytes for option in found) + self.fixed_bytes, damage
+        return sum(option.bytes for option in found) + self.fixed_bytes, damage + self.floor
 
 
 def score_table(

@@ -26,11 +26,12 @@ def prediction(plan: Plan) -> str | None:
     if plan.predicted_kld is None:
         return None
     text = f"predicted mean KL divergence {plan.predicted_kld:.4f} nats per token on text like {plan.parameters['text']}"
+    floor = plan.parameters.get("floor")
+    if floor:
+        text += f", {floor:.4f} of it by 8-bit activations, whatever the weights"
     gap = plan.parameters.get("gap")
     if gap is not None:
-        text += (
-            f"; no allocation of these types can be more than {100 * gap:.2g} % better by the same measure"
-        )
+        text += f"; no other choice of these types saves more than {100 * gap:.2g} % of the rest"
     return text
 
 

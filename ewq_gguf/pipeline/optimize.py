@@ -32,6 +32,8 @@ from ewq_gguf.calibration.journal import Journal, fingerprint
 from ewq_gguf.calibration.probe import Probe
 from ewq_gguf.calibration.session import ProbeSettings, probe_model
 from ewq_gguf.errors import PlanError
+from ewq_gguf.evaluation.divergence import divergence
+from ewq_gguf.evaluation.engine import Settings
 from ewq_gguf.ggml import GGMLType, ggml
 from ewq_gguf.model import Model
 from ewq_gguf.pipeline.convert import default_threads, file_size, write_model
@@ -147,10 +149,13 @@ def study_model(
                 thorough={name: pool for name in OUTER if name in distortions},
                 cache=folder,
             )
+            record = _record(study, settings, facts, list(distortions))
             probes = _probed(
-                study, scratch, list(distortions), imatrix, settings, facts, stage("Probing tensors")
+                study, scratch, list(distortions), imatrix, settings, record, stage("Probing tensors")
             )
-    table = score_table(model, distortions, study.damage, probes)
+        table = score_table(model, distortions, study.damage, probes)
+        if study.damage in ("probe", "direct"):
+            table = replace(table, floor=_floor(model, study, scratch, table, importance, record, threads))
     return Studied(study, pool, table, importance, tuple(probes))
 
 
@@ -200,16 +205,8 @@ def _fits_half(model: Model) -> bool:
     return True
 
 
-def _probed(
-    study: Study,
-    scratch: ScratchCopies,
-    names: Sequence[str],
-    imatrix: ImportanceMatrix | None,
-    settings: ProbeSettings,
-    facts: Mapping[str, Any],
-    progress: Callable[[int, int], None] | None,
-) -> list[Probe]:
-    """The probes of a model, from the record of an earlier study where it is complete.
+def _record(study: Study, settings: ProbeSettings, facts: Mapping[str, Any], names: Sequence[str]) -> Journal:
+    """What an earlier study with the same settings found.
 
     Probes themselves are kept one by one with the scratch file's fingerprint; this record spares the next
     target from writing that file only to find that nothing is left to measure.
@@ -226,7 +223,18 @@ def _probed(
         "ggml": ggml().version,
         "version": __version__,
     }
-    record = Journal(settings.cache, "study", asked)
+    return Journal(settings.cache, "study", asked)
+
+
+def _probed(
+    study: Study,
+    scratch: ScratchCopies,
+    names: Sequence[str],
+    imatrix: ImportanceMatrix | None,
+    settings: ProbeSettings,
+    record: Journal,
+    progress: Callable[[int, int], None] | None,
+) -> list[Probe]:
     found = record.get("probes")
     if found is None:
         probes = probe_model(
@@ -235,6 +243,43 @@ def _probed(
         record.add("probes", {"probes": [asdict(p) for p in probes]})
         return probes
     return [Probe(**p) for p in found["probes"]]
+
+
+def _floor(
+    model: Model,
+    study: Study,
+    scratch: ScratchCopies,
+    table: ScoreTable,
+    importance: Importance | None,
+    record: Journal,
+    threads: int,
+) -> float:
+    """What a quantized file costs besides its weights' errors, in nats per token.
+
+    A probe disturbs weights and leaves the arithmetic alone, but llama.cpp rounds activations to 8 bits before
+    quantized weights. The finest file of the table is written and measured; what its weights do not explain is
+    the floor.
+    """
+    types = {name: max(row, key=lambda kind: row[kind].bytes) for name, row in table.options.items()}
+    key = "floor " + fingerprint({name: kind.name for name, kind in types.items()})
+    found = record.get(key)
+    if found is None:
+        raw = raw_type(model)
+        assignments = {}
+        for t in model.tensors:
+            kind = types.get(t.name, raw if t.fixed is None else t.fixed)
+            assignments[t.name] = Assignment(kind, kind, "finest")
+        original = scratch.original()
+        finest = original.with_name("finest.gguf")
+        write_model(
+            model, make_plan(model, "rd", {}, assignments), finest, threads=threads, importance=importance
+        )
+        settings = Settings(n_threads=threads)
+        [measured] = divergence(finest, original, study.text, settings=settings, chunks=study.chunks)
+        finest.unlink()
+        found = {"kld": measured.mean_kld, "weights": table.predict(types)[1]}
+        record.add(key, found)
+    return max(0.0, float(found["kld"]) - float(found["weights"]))
 
 
 def _scratch_folder(model: Model) -> Path | None:
@@ -360,6 +405,7 @@ def _as_plan(model: Model, studied: Studied, target: Target, allocation: Allocat
         "damage": studied.table.damage_model,
         "unit": studied.table.unit,
         "predicted": allocation.damage,
+        "floor": studied.table.floor,
         "gap": solution.gap if math.isfinite(solution.gap) else None,
         "text": studied.study.text.name,
         "imatrix": studied.importance is not None,

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from ewq_gguf.allocation.methods import uniform_plan
 from ewq_gguf.allocation.targets import Target
 from ewq_gguf.calibration.around import measure_plan, probe_around
 from ewq_gguf.calibration.meter import Meter
 from ewq_gguf.calibration.workbench import MappedWorkbench
 from ewq_gguf.errors import PlanError
+from ewq_gguf.evaluation.divergence import divergence
 from ewq_gguf.ggml import GGMLType
+from ewq_gguf.pipeline.convert import write_model
 from ewq_gguf.pipeline.optimize import Study, rd_plan, study_model
 from ewq_gguf.pipeline.refine import refined_plan
 from ewq_gguf.pipeline.source import load_model
@@ -83,3 +86,26 @@ def test_a_refined_plan_measures_no_worse_and_keeps_its_size(
     assert refined.parameters["rounds"] == [{"before": r.before, "after": r.after} for r in rounds]
     with pytest.raises(PlanError, match="needs a size"):
         refined_plan(model, studied, Target(max_kld=0.1), plan, 1)
+
+
+def test_what_activations_cost_is_measured_once_and_part_of_every_prediction(
+    dense_model: Path, tmp_path: Path, text: str
+) -> None:
+    model = load_model(dense_model)
+    words = tmp_path / "text.txt"
+    words.write_text(text * 3)
+    study = Study(
+        text=words, use_imatrix=False, pool=(GGMLType.Q4_K, GGMLType.Q8_0), chunks=1, cache=tmp_path
+    )
+    table = study_model(model, study).table
+    finest = dict.fromkeys(table.options, GGMLType.Q8_0)
+    file = tmp_path / "finest.gguf"
+    write_model(model, uniform_plan(model, GGMLType.Q8_0), file)
+    [measured] = divergence(file, dense_model, words, chunks=1)
+    assert table.floor > 0
+    assert table.predict(finest)[1] == pytest.approx(measured.mean_kld, rel=0.05)
+    kept = sorted(p.name for p in tmp_path.rglob("study-*"))
+    assert study_model(model, study).table.floor == table.floor
+    assert sorted(p.name for p in tmp_path.rglob("study-*")) == kept
+    with pytest.raises(PlanError, match="by their 8-bit activations alone"):
+        table.allocate_for_damage(table.floor / 2)
