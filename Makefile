@@ -75,8 +75,8 @@ perplexity: install ## size against quality: MODEL= TEXT= TYPES= METHODS= CHUNKS
 MODELS ?= reference-10m
 PRESETS ?= Q2_K Q3_K_M Q4_K_S Q4_K_M Q5_K_M Q6_K
 TEXTS ?= benchmarks/data/evaluation.txt
-allocation-study: install ## benchmarks/ALLOCATION.md: MODELS= PRESETS= TEXTS= CHUNKS=
-	$(BIN)/python benchmarks/allocation_study.py --models $(MODELS) --presets $(PRESETS) --texts $(TEXTS) --chunks $(CHUNKS)
+allocation-study: install ## benchmarks/ALLOCATION.md: MODELS= PRESETS= TEXTS=
+	$(BIN)/python benchmarks/allocation_study.py --models $(MODELS) --presets $(PRESETS) --texts $(TEXTS)
 
 ewq-study: install ## benchmarks/EWQ.md: what EWQ's ordering is worth
 	$(BIN)/python benchmarks/ewq_study.py

@@ -51,6 +51,8 @@ VARIANTS = {
     "ewq": "EWQ's order",
 }
 OUTER = ("token_embd.weight", "output.weight")
+# Contexts of 512 per text; those of the larger models take a minute a file on two cores.
+CHUNKS = {"reference-10m": 20, "smollm2": 10, "gemma3": 6}
 # Measuring every type of every tensor takes ten times as long as one probe each.
 DIRECT_PARAMETERS = 20_000_000
 
@@ -127,6 +129,7 @@ def study_one(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """All measurements of one model on all texts."""
     source = model_folder(name) if name in ORIGINS else HERE / name
     model = load_model(source)
+    chunks = options.chunks or CHUNKS.get(name, 10)
     base = Study(text=options.calibration, chunks=options.probe_chunks)
     studies = {"probe": study_model(model, base)}
     probes = studies["probe"].probes
@@ -142,7 +145,7 @@ def study_one(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         facts = {
             "model": model.fingerprint,
             "texts": [hashlib.sha256(t.read_bytes()).hexdigest() for t in options.texts],
-            "chunks": options.chunks,
+            "chunks": chunks,
             "imatrix": None if given is None else given.sha256,
         }
         recorder = Recorder(HERE / "results" / f"allocation-{name}", facts)
@@ -152,23 +155,29 @@ def study_one(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
                 def run(c: Candidate = c) -> dict[str, Any]:
                     if not kept:
-                        kept.update(keep_baseline(baseline, options.texts, options.chunks))
-                    return measure_file(model, c, given, baseline, options.texts, options.chunks, kept)
+                        kept.update(keep_baseline(baseline, options.texts, chunks))
+                    return measure_file(model, c, given, baseline, options.texts, chunks, kept)
 
                 row = recorder.measure(c, run)
-                predicted = (
-                    c.plan.parameters.get("predicted")
-                    if c.method in ("rd", "pinned", "k-quants", "direct")
-                    else None
-                )
+                predicted = _predicted(studies["probe"], c)
                 about = {
                     "model": name,
                     "predicted": predicted,
                     "probes": len(probes),
                     "probe_seconds": sum(p.seconds for p in probes),
                 }
-                rows += [{**row, **figures, **about, "text": t} for t, figures in row["texts"].items()]
+                known = {k: v for k, v in row.items() if k != "texts"}
+                rows += [{**known, **figures, **about, "text": t} for t, figures in row["texts"].items()]
     return rows
+
+
+def _predicted(studied: Studied, candidate: Candidate) -> float | None:
+    """What the probes foresee of a candidate's divergence; None where its types are not in the table."""
+    types = {t.name: t.type for t in candidate.plan.tensors if t.name in studied.table.options}
+    try:
+        return studied.table.predict(types)[1]
+    except EwqError:
+        return None
 
 
 def ratio(row: dict[str, Any], stock: dict[str, Any]) -> tuple[float, float]:
@@ -185,12 +194,15 @@ def write_page(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         list(dict.fromkeys(r["model"] for r in rows)),
         list(dict.fromkeys(r["text"] for r in rows)),
     )
+    contexts = ", ".join(
+        f"{next(r['chunks'] for r in rows if r['model'] == name)} for {name}" for name in models
+    )
     lines = [
         "# Allocation at equal bytes",
         "",
         "Made by `make allocation-study`. Mean KL divergence from the unquantized model relative to the stock preset "
         "with the same importance matrix, at no more than the preset's bytes of tensor data; plus or minus one "
-        f"standard error; {options.chunks} contexts of 512 of each text. Below 1 is better than stock.",
+        f"standard error; contexts of 512 of each text: {contexts}. Below 1 is better than stock.",
         "",
     ]
     for name in models:
@@ -219,12 +231,14 @@ def write_page(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         for text in texts:
             lines += ["", f"## {name}, {text}", "", "| |" + "".join(f" {p} |" for p in presets)]
             lines.append("|---|" + "--:|" * len(presets))
-            stock = [by.get((name, text, p, "stock")) for p in presets]
-            lines.append("| bytes |" + "".join(f" {s['bytes']:,} |" if s else " - |" for s in stock))
-            lines.append("| stock KLD |" + "".join(f" {s['mean_kld']:.4f} |" if s else " - |" for s in stock))
+            stocks = [by.get((name, text, p, "stock")) for p in presets]
+            lines.append("| bytes |" + "".join(f" {s['bytes']:,} |" if s else " - |" for s in stocks))
+            lines.append(
+                "| stock KLD |" + "".join(f" {s['mean_kld']:.4f} |" if s else " - |" for s in stocks)
+            )
             for variant, label in VARIANTS.items():
                 cells = []
-                for preset, s in zip(presets, stock):
+                for preset, s in zip(presets, stocks):
                     r = by.get((name, text, preset, variant))
                     cells.append(
                         " - |" if r is None or s is None else " {:.2f} ± {:.2f} |".format(*ratio(r, s))
@@ -235,14 +249,23 @@ def write_page(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     for name in models:
         row = next(r for r in rows if r["model"] == name)
         lines.append(f"| {name} | {row['probes']} | {row['probe_seconds']:.0f} |")
-    lines += ["", "## Predicted and measured", "",
-              "| model | text | preset | predicted KLD | measured | ratio |", "|---|---|---|--:|--:|--:|"]  # fmt: skip
+    lines += [
+        "", "## Predicted and measured", "",
+        "The divergence of the measured allocation, and its ratio to the stock preset's with importance matrix, as "
+        "predicted from probes on the calibration text and as measured on other text.", "",
+        "| model | text | preset | predicted | measured | predicted / measured | ratio predicted | ratio measured | of the two |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]  # fmt: skip
     for r in rows:
-        if r["method"] == "rd" and r["predicted"]:
-            lines.append(
-                f"| {r['model']} | {r['text']} | {r['preset']} | {r['predicted']:.4f} | "
-                f"{r['mean_kld']:.4f} ± {r['mean_kld_se']:.4f} | {r['predicted'] / r['mean_kld']:.2f} |"
-            )
+        stock = by.get((r["model"], r["text"], r["preset"], "stock"))
+        if r["method"] != "rd" or not r["predicted"] or stock is None or not stock["predicted"]:
+            continue
+        foreseen, found = r["predicted"] / stock["predicted"], r["mean_kld"] / stock["mean_kld"]
+        lines.append(
+            f"| {r['model']} | {r['text']} | {r['preset']} | {r['predicted']:.4f} | "
+            f"{r['mean_kld']:.4f} ± {r['mean_kld_se']:.4f} | {r['predicted'] / r['mean_kld']:.2f} | "
+            f"{foreseen:.2f} | {found:.2f} | {foreseen / found:.2f} |"
+        )
     notes = HERE / "ALLOCATION.notes.md"
     if notes.is_file():
         lines += ["", notes.read_text().rstrip()]
@@ -258,7 +281,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--texts", nargs="+", type=Path, default=[HERE / "data" / "evaluation.txt"])
     parser.add_argument("--calibration", type=Path, default=HERE / "data" / "calibration.txt")
-    parser.add_argument("--chunks", type=int, default=20)
+    parser.add_argument(
+        "--chunks", type=int, help="contexts of 512 per text; by default fewer for larger models"
+    )
     parser.add_argument("--probe-chunks", type=int, default=2)
     parser.add_argument("--scratch", type=Path, help="folder for the files measured; needs room for two")
     options = parser.parse_args()

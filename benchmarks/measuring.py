@@ -94,6 +94,7 @@ def measure_file(
             result = divergence(file, baseline, text, chunks=chunks)[0]
         else:
             result = divergence(file, kept[text.name])[0]
-        found[text.name] = result.as_json()
+        # Names alone: where the files lay for a minute is of no use to a reader.
+        found[text.name] = {**result.as_json(), "file": candidate.name, "baseline": "unquantized"}
     file.unlink()
     return {"bytes": done.nbytes, "bpw": done.plan.bpw, **found[texts[0].name], "texts": found}

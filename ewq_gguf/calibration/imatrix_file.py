@@ -171,10 +171,11 @@ def _read_legacy(path: Path, file: BinaryIO, file_bytes: int) -> ImportanceMatri
     entries: dict[str, Entry] = {}
     for index in range(n_entries):
         name = take(number(f"entry {index}"), f"the name of entry {index}").decode("utf-8", "replace")
-        calls, n_values = number(name), number(name)
+        shown = f"entry {index} ({name!r:.80})"
+        calls, n_values = number(shown), number(shown)
         if not name or name in entries or n_values < 1 or calls < 0:
             raise _damaged(path, f"entry {index} ({name!r}) is empty or occurs twice")
-        values = np.frombuffer(take(4 * n_values, name), dtype="<f4").reshape(1, -1)
+        values = np.frombuffer(take(4 * n_values, shown), dtype="<f4").reshape(1, -1)
         # Without calls llama-quantize takes the values as they are: dividing by one is the same.
         entries[name] = _entry(path, name, values, np.array([max(calls, 1)], dtype=np.float32))
     chunks = 0

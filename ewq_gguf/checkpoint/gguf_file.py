@@ -30,6 +30,7 @@ SCALARS: dict[int, tuple[str, gguf.GGUFValueType]] = {
     12: ("d", _V.FLOAT64),
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
+_MAX_LENGTH = 1 << 40
 _MAX_DIMENSIONS = 4
 # (weights per block, bytes per block) of every type number; the ggml package holds the named table.
 BlockSizes = Mapping[int, tuple[int, int]]
@@ -244,6 +245,9 @@ def _entry(cursor: _Cursor, sizes: BlockSizes) -> tuple[str, int, tuple[int, ...
     if n_dimensions > _MAX_DIMENSIONS:
         raise cursor.fail(f"tensor {name[:80]!r} with {n_dimensions} dimensions")
     shape = tuple(reversed([cursor.number("Q") for _ in range(n_dimensions)]))
+    if max(shape, default=0) > _MAX_LENGTH:
+        # An empty tensor may claim any other dimension, and numpy then refuses to shape nothing.
+        raise cursor.fail(f"tensor {name[:80]!r} with a dimension of {max(shape):,}")
     kind, offset = cursor.number("I"), cursor.number("Q")
     if kind not in sizes:
         raise UnsupportedModelError(f"{cursor.path}: tensor {name[:80]!r} has the unknown type number {kind}")

@@ -89,7 +89,7 @@ def _patched(fmt: str, value: int, after: bytes) -> bytes:
         (_patched("<Q", 2**60, b"GGUF" + HEADER[4:8]), CheckpointError, "a second time"),
         (_patched("<Q", 2**63, b"GGUF" + HEADER[4:16]), CheckpointError, "truncated"),
         (_patched("<I", 77, b"token_embd.weight"), CheckpointError, "77 dimensions"),
-        (_patched("<Q", 2**62, b"token_embd.weight" + struct.pack("<I", 2)), CheckpointError, "truncated"),
+        (_patched("<Q", 2**62, b"token_embd.weight" + struct.pack("<I", 2)), CheckpointError, "with a dimension of"),
         (_patched("<I", 99, b"llama.block_count"), CheckpointError, "unknown type 99"),
         (
             _patched("<Q", 2**40, b"a.texts" + struct.pack("<II", 9, 8)),
