@@ -8,6 +8,7 @@ from ewq_gguf.allocation.plan import Plan, PlannedTensor
 from ewq_gguf.cli.terminal import Terminal, format_bytes
 from ewq_gguf.ggml.types import GGMLType
 from ewq_gguf.model import block_of
+from ewq_gguf.pipeline.optimize import DEFAULT_TEXT
 
 
 def _types_of(tensors: list[PlannedTensor]) -> str:
@@ -25,7 +26,9 @@ def prediction(plan: Plan) -> str | None:
     """What a measured plan is expected to cost, as a sentence."""
     if plan.predicted_kld is None:
         return None
-    text = f"predicted mean KL divergence {plan.predicted_kld:.4f} nats per token on text like {plan.parameters['text']}"
+    source = plan.parameters["text"]
+    like = "the built-in calibration text" if source == DEFAULT_TEXT.name else source
+    text = f"predicted mean KL divergence {plan.predicted_kld:.4f} nats per token on text like {like}"
     floor = plan.parameters.get("floor")
     if floor:
         text += f", {floor:.4f} of it by 8-bit activations, whatever the weights"
