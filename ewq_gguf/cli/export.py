@@ -35,7 +35,7 @@ def export_group() -> None:
     "--name", metavar="NAME", help="The model's name in Ollama; made of the file's name by default."
 )
 @click.option("--output", "-o", type=_path, metavar="DIR",
-              help="Folder for the Modelfile; by default it lies beside the GGUF file, as NAME.Modelfile.")  # fmt: skip
+              help="Folder for the Modelfile; by default it lies beside the GGUF file, as FILE.Modelfile.")  # fmt: skip
 @click.option("--num-ctx", type=click.IntRange(1), help="Tokens of context; the model's own, at most 8192, by default.")  # fmt: skip
 @click.option("--create/--no-create", default=None,
               help="Run `ollama create`; by default if Ollama is installed.")  # fmt: skip
