@@ -1,4 +1,4 @@
-"""GGUF files as untrusted input: the header parsed and checked, tensors as mapped rows.
+"""GGUF files as untrusted input: the header parsed and checked, tensors as rows read by position.
 
 Format: magic, version, counts, key-value pairs, tensor table, then aligned tensor data (docs/gguf.md of
 ggml). The gguf package reads trusted files; this reader bounds every count and offset by the file's size

@@ -156,7 +156,7 @@ class Tensor(ABC):
     def raw_rows(self, start: int, stop: int) -> AnyArray:
         """Rows start..stop as stored: an array of shape (stop - start, row_length), dtype `dtype.numpy`.
 
-        May be a read-only view of mapped memory; copy it to keep it.
+        May be a read-only view; copy it to change it.
         """
 
     def rows(self, start: int, stop: int) -> F32Array:

@@ -53,25 +53,24 @@ def test_changed_bytes(path: Path, changes: list[tuple[int, int]]) -> None:
     data = bytearray(HEADER + DATA)
     for at, value in changes:
         data[at] = value
-    read_or_refuse(path, data)
+    assert read_or_refused_in_a_sentence(path, data)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, len(HEADER + DATA)), st.binary(max_size=40))
 def test_cut_and_continued_with_noise(path: Path, length: int, noise: bytes) -> None:
-    read_or_refuse(path, (HEADER + DATA)[:length] + noise)
+    assert read_or_refused_in_a_sentence(path, (HEADER + DATA)[:length] + noise)
 
 
-def read_or_refuse(path: Path, data: bytes | bytearray) -> None:
+def read_or_refused_in_a_sentence(path: Path, data: bytes | bytearray) -> bool:
+    """True where all rows can be read or one line says why not; any other exception is the test's."""
     path.write_bytes(data)
     try:
-        model = model_from_gguf(path)
-        for t in model.tensors:
+        for t in model_from_gguf(path).tensors:
             t.source.rows(0, t.n_rows)
     except EwqError as error:
-        text = str(error)
-        if "\n" in text or len(text) < 20:
-            raise AssertionError(text) from error
+        return "\n" not in str(error) and len(str(error)) >= 20
+    return True
 
 
 def _patched(fmt: str, value: int, after: bytes) -> bytes:
