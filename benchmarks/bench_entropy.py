@@ -1,6 +1,6 @@
 """How fast the entropy analysis goes over bf16 weights, against a plain read of the same bytes.
 
-    python benchmarks/bench_entropy.py [--size 4GB] [--workers 1,2] [--repeat 5]
+    python benchmarks/bench_entropy.py [--size 8GB] [--workers 1,2] [--repeat 5]
 
 The checkpoint is made in a temporary folder and read once before, so that nothing waits for the disk. The
 plain read adds up the bytes as 64-bit numbers, which numpy does at the speed of memory. Beyond one worker
@@ -55,17 +55,17 @@ def _plain_read(model: Model, workers: int) -> None:
 _COUNTER = """
 import sys, time
 import numpy as np
-from ewq_gguf.allocation.entropy import _count_codes
+from ewq_gguf.allocation.entropy import CodeCounter
 
 rng = np.random.default_rng(0)
 codes = (rng.standard_normal(1 << 22, dtype=np.float32).view(np.uint32) >> 16).astype(np.uint16)
-counts = np.zeros(1 << 16, dtype=np.int64)
-_count_codes(codes, counts)
+counter = CodeCounter()
+counter.add(codes)
 print("ready", flush=True)
 sys.stdin.readline()
 began = time.perf_counter(), time.process_time()
 for _ in range(int(sys.argv[1])):
-    _count_codes(codes, counts)
+    counter.add(codes)
 print(time.perf_counter() - began[0], time.process_time() - began[1], flush=True)
 """
 
@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", default="4GB")
+    parser.add_argument("--size", default="8GB")
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--repeat", type=int, default=5, help="the fastest of so many runs counts")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -19,10 +19,14 @@ from ewq_gguf.allocation.entropy import (
 )
 from ewq_gguf.allocation.ewq import BlockEntropy, BlockStatistics, block_statistics
 from ewq_gguf.allocation.rank import effective_rank
-from ewq_gguf.allocation.workers import workers
+from ewq_gguf.allocation.workers import Workers, workers
 from ewq_gguf.model import Model, ModelTensor
 
 Progress = Callable[[int, int], None]
+_Matrix = tuple[ModelTensor, Part]
+_Submitted = tuple[list[_Matrix], "Future[list[tuple[WeightStatistics, Distribution | None]]]"]
+# Weights handed out at once, about a tenth of a second's work, so that progress shows.
+_LONGEST = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -89,32 +93,37 @@ def analyze_model(
     total, done = sum(t.n_elements for t in chosen), 0
     flattened = reading is BlockEntropy.FLATTENED
 
-    def job(part: Part) -> tuple[WeightStatistics, Distribution | None]:
-        found, distribution = remote.measure(part, epsilon)
+    def job(parts: Sequence[Part]) -> list[tuple[WeightStatistics, Distribution | None]]:
+        measured = remote.measure(parts, epsilon, counts=flattened)
         if rank:
-            found = replace(found, rank=effective_rank(part.tensor, part.start, part.stop))
-        return found, distribution if flattened else None
+            ranks = [effective_rank(part.tensor, part.start, part.stop) for part in parts]
+            measured = [(replace(found, rank=r), counted) for (found, counted), r in zip(measured, ranks)]
+        return measured if flattened else [(found, None) for found, _ in measured]
 
     parts = [(t, Part(t.source, start, stop, t.name)) for t in chosen for start, stop in matrix_ranges(t)]
     found: dict[str, list[WeightStatistics]] = {t.name: [] for t in chosen}
     blocks: dict[int, _Block] = {}
-    with workers(threads, total) as remote, ThreadPoolExecutor(max(1, threads)) as pool:
-        # Submitted a few at a time, so that finished value counts do not pile up.
-        futures: deque[Future[tuple[WeightStatistics, Distribution | None]]] = deque()
-        waiting = iter(parts)
+    with workers(threads, total) as remote, _pool(remote, threads, rank) as pool:
+        # Submitted some at a time, so that finished value counts do not pile up.
+        ahead = 4 * max(1, threads, remote.places)
+        futures: deque[_Submitted] = deque()
+        waiting = iter(_shares(parts, threads))
         try:
-            for tensor, part in parts:
-                while len(futures) < 2 * max(1, threads) and (following := next(waiting, None)) is not None:
-                    futures.append(pool.submit(job, following[1]))
-                result, distribution = futures.popleft().result()
-                found[tensor.name].append(result)
-                if tensor.block is not None:
-                    blocks.setdefault(tensor.block, _Block()).add(part, result, distribution)
-                done += result.n
-                if progress is not None:
-                    progress(done, total)
+            while True:
+                while len(futures) < ahead and (share := next(waiting, None)) is not None:
+                    futures.append((share, pool.submit(job, [part for _, part in share])))
+                if not futures:
+                    break
+                share, future = futures.popleft()
+                for (tensor, part), (result, distribution) in zip(share, future.result()):
+                    found[tensor.name].append(result)
+                    if tensor.block is not None:
+                        blocks.setdefault(tensor.block, _Block()).add(part, result, distribution)
+                    done += result.n
+                    if progress is not None:
+                        progress(done, total)
         except BaseException:
-            for future in futures:
+            for _, future in futures:
                 future.cancel()
             raise
         indices = sorted(blocks)
@@ -131,6 +140,31 @@ def analyze_model(
         tensors,
         reading,
     )
+
+
+def _shares(parts: list[_Matrix], threads: int) -> Iterator[list[_Matrix]]:
+    """Runs of parts: long ones first, of which few are handed out, single ones at the end, which end together."""
+    rest = sum(_weights(part) for _, part in parts)
+    share: list[_Matrix] = []
+    size = 0
+    for tensor, part in parts:
+        share.append((tensor, part))
+        size += _weights(part)
+        if size * 8 * max(1, threads) >= min(rest, _LONGEST * 8 * threads):
+            yield share
+            rest -= size
+            share, size = [], 0
+    if share:
+        yield share
+
+
+def _weights(part: Part) -> int:
+    return (part.stop - part.start) * part.tensor.row_length
+
+
+def _pool(remote: Workers, threads: int, rank: bool) -> ThreadPoolExecutor:
+    # A thread that only waits for a worker costs nothing; the rank is worked out in these threads.
+    return ThreadPoolExecutor(max(1, threads) if rank else max(1, threads, remote.places))
 
 
 class _Block:

@@ -5,12 +5,17 @@ as one), so that the threads of one process share one core. Each worker is a pla
 (views and file names, no weights) and row ranges over a pipe, reads the weights itself, and answers with the
 statistics. This process measures too, from the start and one matrix at a time; whatever cannot be sent is
 measured here anyway.
+
+While this process counts, its own threads wait for the lock before they can hand out or take in anything, and the
+counting waits for them. Ranges are therefore handed out many at a time, and a worker gets its next ones before it
+has answered for the last.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pickle
 import queue
 import signal
@@ -18,12 +23,13 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import IO, Any
 
 from ewq_gguf.allocation.entropy import Distribution, Part, WeightStatistics, measure
-from ewq_gguf.checkpoint.gguf_file import GGUFFile
 from ewq_gguf.checkpoint.reading import SourceFiles
 from ewq_gguf.checkpoint.safetensors import Shard
 from ewq_gguf.checkpoint.tensor import Tensor
@@ -34,8 +40,12 @@ Measured = tuple[WeightStatistics, Distribution | None]
 WORTH_IT = 400_000_000
 # Each takes some 45 MB; eight read more bytes a second than disks deliver.
 MOST = 8
+# Questions that a worker has at a time: the one that it works on and the one that it takes up at once after it.
+AHEAD = 2
 _LENGTH = struct.Struct("<Q")
+# Without `site`, whose work is done by handing over this process's path, a worker starts a tenth sooner.
 _START = "import sys; sys.path[:] = {path!r}; from ewq_gguf.allocation.workers import serve; serve()"
+_PACKAGE = Path(__file__).parents[2]
 
 
 @cache
@@ -48,6 +58,9 @@ class _Pickler(pickle.Pickler):
     """Leaves out what a tensor does not need to read its rows: other tensors' entries, metadata, open files."""
 
     def reducer_override(self, obj: Any) -> Any:
+        # Imported here because a worker does without: it spares it the time to load the gguf package.
+        from ewq_gguf.checkpoint.gguf_file import GGUFFile
+
         if isinstance(obj, SourceFiles):
             return _files, ()
         if isinstance(obj, Shard):
@@ -82,13 +95,44 @@ def _receive(stream: IO[bytes]) -> Any:
     return pickle.loads(stream.read(_LENGTH.unpack(head)[0]))
 
 
+@dataclass(frozen=True)
+class _Question:
+    """Tensors as `_packed` gives them, and (tensor, start, stop, name) of the ranges to measure."""
+
+    tensors: list[bytes]
+    ranges: list[tuple[int, int, int, str]]
+    epsilon: float
+    counts: bool
+
+
+def _question(parts: Sequence[Part], epsilon: float, counts: bool) -> _Question | None:
+    """None where a tensor cannot be sent."""
+    places: dict[int, int] = {}
+    tensors: list[bytes] = []
+    for part in parts:
+        if id(part.tensor) not in places:
+            packed = _packed(part.tensor)
+            if packed is None:
+                return None
+            places[id(part.tensor)] = len(tensors)
+            tensors.append(packed)
+    ranges = [(places[id(part.tensor)], part.start, part.stop, part.name) for part in parts]
+    return _Question(tensors, ranges, epsilon, counts)
+
+
 class _Worker:
     """One subprocess and what it knows."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", _START.format(path=sys.path)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._tensor: Tensor | None = None
+        command = [sys.executable, "-S", "-c", _START.format(path=[str(_PACKAGE), *sys.path])]
+        # numpy's linear algebra would start threads that nobody here needs.
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
+        self._asking = threading.Lock()
+        # Set once the answer to the last question has been read: answers come in the order of the questions.
+        self._answered = threading.Event()
+        self._answered.set()
 
     def is_up(self) -> bool:
         """Wait for its first word; False where it ended without one."""
@@ -97,15 +141,26 @@ class _Worker:
             return bool(_receive(self._process.stdout))
         return False
 
-    def measure(self, part: Part, packed: bytes, epsilon: float) -> Measured | None:
-        """None when the worker cannot answer; the caller measures the part itself then, errors included."""
+    def ask(self, question: _Question) -> list[Measured] | None:
+        """None when the worker cannot answer; the caller measures the parts itself then, errors included."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        news = packed if part.tensor is not self._tensor else None
-        _send(stdin, (news, part.start, part.stop, part.name, epsilon))
-        self._tensor = part.tensor
-        answer: Measured | None = _receive(stdout)
+        with self._asking:
+            mine = threading.Event()
+            before, self._answered = self._answered, mine
+            try:
+                _send(stdin, question)
+            except BaseException:
+                # No answer will come; whoever is next must not wait for one.
+                self._process.kill()
+                mine.set()
+                raise
+        try:
+            before.wait()
+            answer: list[Measured] | None = _receive(stdout)
+        finally:
+            mine.set()
         return answer
 
     def stop(self) -> None:
@@ -126,39 +181,43 @@ class Workers:
         self._free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._free.put(None)
         self._all = [_Worker() for _ in range(count)]
-        self._packed: tuple[Tensor | None, bytes | None] = (None, None)
         for worker in self._all:
             threading.Thread(target=self._welcome, args=(worker,), daemon=True).start()
 
     def _welcome(self, worker: _Worker) -> None:
         if worker.is_up():
-            self._free.put(worker)
+            for _ in range(AHEAD):
+                self._free.put(worker)
 
-    def measure(self, part: Part, epsilon: float) -> Measured:
-        """As `entropy.measure`.
+    @property
+    def places(self) -> int:
+        """Calls of `measure` that go on at the same time."""
+        return 1 + AHEAD * len(self._all)
+
+    def measure(self, parts: Sequence[Part], epsilon: float, *, counts: bool = True) -> list[Measured]:
+        """As `entropy.measure` for each; without `counts` the counted values may be left out, which spares sending
+        them.
 
         Raises:
             CheckpointError: a weight is NaN or infinite, or the source cannot be read.
         """
         if not self._all:
-            return measure(part, epsilon)
-        tensor, packed = self._packed
-        if tensor is not part.tensor:
-            packed = _packed(part.tensor)
-            self._packed = (part.tensor, packed)
-        worker = self._free.get()
+            return [measure(part, epsilon) for part in parts]
+        question = _question(parts, epsilon, counts)
+        worker, lost = self._free.get(), False
         try:
-            if worker is not None and packed is not None:
-                answer = worker.measure(part, packed, epsilon)
+            if worker is not None and question is not None:
+                try:
+                    answer = worker.ask(question)
+                except (OSError, EOFError, pickle.UnpicklingError):
+                    # It was killed, most likely for want of memory; the others go on, and nobody asks it again.
+                    answer, lost = None, True
                 if answer is not None:
                     return answer
-            return measure(part, epsilon)
-        except (OSError, EOFError, pickle.UnpicklingError):
-            # It was killed, most likely for want of memory; the others go on.
-            worker = None
-            return measure(part, epsilon)
+            return [measure(part, epsilon) for part in parts]
         finally:
-            self._free.put(worker)
+            if not lost:
+                self._free.put(worker)
 
     def close(self) -> None:
         """End the processes."""
@@ -185,15 +244,15 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
-    tensor: Tensor | None = None
     _send(stdout, True)
-    while (message := _receive(stdin)) is not None:
-        packed, start, stop, name, epsilon = message
+    while (question := _receive(stdin)) is not None:
+        measured: list[Measured] = []
+        answer: list[Measured] | None = measured
         try:
-            if packed is not None:
-                tensor = pickle.loads(packed)
-            assert tensor is not None
-            answer: Measured | None = measure(Part(tensor, start, stop, name), epsilon)
-        except (CheckpointError, OSError, AssertionError):
+            tensors = [pickle.loads(packed) for packed in question.tensors]
+            for tensor, start, stop, name in question.ranges:
+                found, distribution = measure(Part(tensors[tensor], start, stop, name), question.epsilon)
+                measured.append((found, distribution if question.counts else None))
+        except (CheckpointError, OSError):
             answer = None
         _send(stdout, answer)

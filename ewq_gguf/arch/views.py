@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ewq_gguf.checkpoint.reading import Scratch
 from ewq_gguf.checkpoint.tensor import AnyArray, DType, F32Array, Tensor
 from ewq_gguf.errors import UnsupportedModelError
 
@@ -35,6 +36,11 @@ class Reshape(Tensor):
         flat = self._source.raw_rows(lower, upper).reshape(-1)
         return flat[first - lower * theirs : last - lower * theirs].reshape(stop - start, ours)
 
+    def borrow_rows(self, start: int, stop: int, scratch: Scratch) -> AnyArray:
+        if self.row_length != self._source.row_length:
+            return self.raw_rows(start, stop)
+        return self._source.borrow_rows(start, stop, scratch)
+
 
 class SliceRows(Tensor):
     """Entries start..stop of the outermost dimension."""
@@ -52,6 +58,12 @@ class SliceRows(Tensor):
             return self._source.raw_rows(start, stop)[:, self._start : self._start + self.shape[0]]
         inner = math.prod(self.shape[1:-1])
         return self._source.raw_rows(self._start * inner + start, self._start * inner + stop)
+
+    def borrow_rows(self, start: int, stop: int, scratch: Scratch) -> AnyArray:
+        if len(self.shape) == 1:
+            return self.raw_rows(start, stop)
+        skipped = self._start * math.prod(self.shape[1:-1])
+        return self._source.borrow_rows(skipped + start, skipped + stop, scratch)
 
 
 class ConcatRows(Tensor):
@@ -89,6 +101,13 @@ class ConcatRows(Tensor):
             return np.empty((0, self.row_length), dtype=self.dtype.numpy)
         return np.concatenate(parts)
 
+    def borrow_rows(self, start: int, stop: int, scratch: Scratch) -> AnyArray:
+        index = int(np.searchsorted(self._starts, start, side="right")) - 1
+        if len(self.shape) == 1 or not start < stop <= self._starts[index + 1]:
+            return self.raw_rows(start, stop)
+        base = int(self._starts[index])
+        return self._sources[index].borrow_rows(start - base, stop - base, scratch)
+
 
 def stack(sources: Sequence[Tensor]) -> Tensor:
     """Sources of equal shape under a new outermost dimension, as experts are stored: (n, *shape)."""
@@ -110,6 +129,12 @@ class TakeRows(Tensor):
         self._index = index
 
     def raw_rows(self, start: int, stop: int) -> AnyArray:
+        return self._picked(start, stop, self._source.raw_rows)
+
+    def borrow_rows(self, start: int, stop: int, scratch: Scratch) -> AnyArray:
+        return self._picked(start, stop, lambda a, b: self._source.borrow_rows(a, b, scratch))
+
+    def _picked(self, start: int, stop: int, read: Callable[[int, int], AnyArray]) -> AnyArray:
         if stop <= start:
             return np.empty((0, self.row_length), dtype=self.dtype.numpy)
         matrix, row = np.divmod(np.arange(start, stop), len(self._index))
@@ -118,7 +143,7 @@ class TakeRows(Tensor):
         runs = np.split(needed, np.flatnonzero(np.diff(needed) > self._GAP) + 1)
         if len(runs) == 1:
             lower = int(needed[0])
-            picked: AnyArray = self._source.raw_rows(lower, int(needed[-1]) + 1)[order - lower]
+            picked: AnyArray = read(lower, int(needed[-1]) + 1)[order - lower]
             return picked
         out = np.empty((stop - start, self.row_length), dtype=self.dtype.numpy)
         by_place = np.argsort(order, kind="stable")
@@ -126,7 +151,7 @@ class TakeRows(Tensor):
         for run in runs:
             lower, upper = int(run[0]), int(run[-1]) + 1
             first, last = np.searchsorted(ordered, (lower, upper))
-            out[by_place[first:last]] = self._source.raw_rows(lower, upper)[ordered[first:last] - lower]
+            out[by_place[first:last]] = read(lower, upper)[ordered[first:last] - lower]
         return out
 
 

@@ -18,7 +18,7 @@ import gguf
 import numpy as np
 
 from ewq_gguf.checkpoint.growing import MAX_ARRAY_ITEMS, GrowingPrefix
-from ewq_gguf.checkpoint.reading import SourceFiles
+from ewq_gguf.checkpoint.reading import Scratch, SourceFiles
 from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.checkpoint.tensor import AnyArray, DType, Tensor
 from ewq_gguf.errors import CheckpointError, UnsupportedModelError
@@ -85,11 +85,17 @@ class GGUFRows(Tensor):
         self._files = files
 
     def raw_rows(self, start: int, stop: int) -> AnyArray:
+        return self._read(start, stop, None)
+
+    def borrow_rows(self, start: int, stop: int, scratch: Scratch) -> AnyArray:
+        return self._read(start, stop, scratch)
+
+    def _read(self, start: int, stop: int, scratch: Scratch | None) -> AnyArray:
         row_bytes = self.row_length * self.dtype.itemsize
         begin = self._entry.begin + start * row_bytes
         file = self._file
         data = self._files.read(
-            file.path, begin, begin + (stop - start) * row_bytes, file.size, file.mtime_ns
+            file.path, begin, begin + (stop - start) * row_bytes, file.size, file.mtime_ns, scratch
         )
         return data.view(self.dtype.numpy).reshape(stop - start, self.row_length)
 

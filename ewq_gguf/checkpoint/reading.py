@@ -45,6 +45,19 @@ class _OpenFile:
             os.close(self._number)
 
 
+class Scratch:
+    """Memory that one caller lends again and again for rows it only looks at; fresh memory costs page faults."""
+
+    def __init__(self) -> None:
+        self._data = np.empty(0, dtype=np.uint8)
+
+    def take(self, size: int) -> npt.NDArray[np.uint8]:
+        """uint8 (size,), which the next call hands out again."""
+        if len(self._data) < size:
+            self._data = np.empty(size, dtype=np.uint8)
+        return self._data[:size]
+
+
 class SourceFiles:
     """Many files, opened when first read, at most `MAX_OPEN` at a time. Safe to call from threads."""
 
@@ -52,16 +65,19 @@ class SourceFiles:
         self._open: OrderedDict[Path, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, path: Path, start: int, stop: int, size: int, mtime_ns: int) -> npt.NDArray[np.uint8]:
+    def read(
+        self, path: Path, start: int, stop: int, size: int, mtime_ns: int, scratch: Scratch | None = None
+    ) -> npt.NDArray[np.uint8]:
         """Bytes start..stop of a file: uint8 (stop - start,), read-only, aligned for any dtype.
 
         Args:
             size, mtime_ns: what the file had when its header was read.
+            scratch: where the bytes may lie; else they lie in memory of their own.
 
         Raises:
             CheckpointError: the file cannot be opened or read, ends too early, or has changed since.
         """
-        data = np.empty(stop - start, dtype=np.uint8)
+        data = np.empty(stop - start, dtype=np.uint8) if scratch is None else scratch.take(stop - start)
         view = data.data
         done = 0
         try:

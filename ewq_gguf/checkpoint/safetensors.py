@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ewq_gguf.checkpoint.json_file import parse_json
-from ewq_gguf.checkpoint.reading import SourceFiles
+from ewq_gguf.checkpoint.reading import Scratch, SourceFiles
 from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.checkpoint.tensor import AnyArray, DType, Tensor
 from ewq_gguf.errors import CheckpointError, UnsupportedModelError
@@ -56,11 +56,17 @@ class FileTensor(Tensor):
         self._files = files
 
     def raw_rows(self, start: int, stop: int) -> AnyArray:
+        return self._read(start, stop, None)
+
+    def borrow_rows(self, start: int, stop: int, scratch: Scratch) -> AnyArray:
+        return self._read(start, stop, scratch)
+
+    def _read(self, start: int, stop: int, scratch: Scratch | None) -> AnyArray:
         row_bytes = self.row_length * self.dtype.itemsize
         begin = self._entry.begin + start * row_bytes
         shard = self._shard
         data = self._files.read(
-            shard.path, begin, begin + (stop - start) * row_bytes, shard.size, shard.mtime_ns
+            shard.path, begin, begin + (stop - start) * row_bytes, shard.size, shard.mtime_ns, scratch
         )
         return data.view(self.dtype.numpy).reshape(stop - start, self.row_length)
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ewq_gguf.checkpoint.reading import Scratch
+
 AnyArray = npt.NDArray[Any]
 F32Array = npt.NDArray[np.float32]
 
@@ -158,6 +160,13 @@ class Tensor(ABC):
 
         May be a read-only view; copy it to change it.
         """
+
+    def borrow_rows(self, start: int, stop: int, scratch: Scratch) -> AnyArray:
+        """As `raw_rows`, for a caller who is done with the rows before it lends `scratch` again: they may lie there.
+
+        Tensors that only pass rows on override it; the others make an array anyway.
+        """
+        return self.raw_rows(start, stop)
 
     def rows(self, start: int, stop: int) -> F32Array:
         """Rows start..stop decoded to float32, shape (stop - start, row_length)."""

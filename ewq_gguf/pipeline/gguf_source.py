@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ewq_gguf.allocation.facts import TensorFacts, model_facts, quantizable
 from ewq_gguf.checkpoint.gguf_file import GGUFEntry, GGUFFile, GGUFRows, read_gguf
-from ewq_gguf.checkpoint.reading import SourceFiles
+from ewq_gguf.checkpoint.reading import Scratch, SourceFiles
 from ewq_gguf.checkpoint.tensor import AnyArray, DType
 from ewq_gguf.errors import CheckpointError
 from ewq_gguf.ggml import GGMLType, ggml
@@ -59,6 +59,11 @@ class GGUFTensor(EncodedTensor):
         if self._plain is not None:
             return self._plain.raw_rows(start, stop)
         return ggml().dequantize(self.encoding, self.encoded_rows(start, stop), self.row_length)
+
+    def borrow_rows(self, start: int, stop: int, scratch: Scratch) -> AnyArray:
+        if self._plain is not None:
+            return self._plain.borrow_rows(start, stop, scratch)
+        return self.raw_rows(start, stop)
 
     def encoded_rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         return self._bytes.raw_rows(start, stop)

@@ -69,6 +69,18 @@ def test_bf16_and_its_f32_copy_agree_to_the_last_bit() -> None:
     assert statistics(ArrayTensor(codes, DType.BF16)) == statistics(ArrayTensor(copy))
 
 
+@pytest.mark.parametrize("after", [1, 100, 1000])
+def test_counts_are_carried_before_they_overflow(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    monkeypatch.setattr(module, "_CARRY_AFTER", after)
+    monkeypatch.setattr(module, "_COUNT_AT_ONCE", 64)
+    codes = np.random.default_rng(2).integers(0, 1 << 16, 3000, dtype=np.uint16)
+    codes[::3] = 65535
+    counter = module.CodeCounter()
+    counter.add(codes[:1234])
+    counter.add(codes[1234:])
+    np.testing.assert_array_equal(counter.counts(), np.bincount(codes, minlength=1 << 16))
+
+
 @pytest.mark.parametrize("chunk", [1, 100, 4096, 1 << 20])
 def test_chunk_size_changes_nothing(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     values = np.random.default_rng(9).normal(size=(500, 300)).astype(np.float32)

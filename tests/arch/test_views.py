@@ -22,7 +22,8 @@ from ewq_gguf.arch.views import (
     stack,
     take,
 )
-from ewq_gguf.checkpoint.tensor import ArrayTensor, DType, Tensor
+from ewq_gguf.checkpoint.reading import Scratch
+from ewq_gguf.checkpoint.tensor import AnyArray, ArrayTensor, DType, Tensor
 from ewq_gguf.errors import UnsupportedModelError
 
 Array = npt.NDArray[np.float32]
@@ -37,15 +38,26 @@ def check(view: Tensor, expected: npt.NDArray[np.generic]) -> None:
     assert view.shape == expected.shape
     rows = expected.reshape(-1, expected.shape[-1])
     assert view.n_rows == len(rows)
+    scratch = Scratch()
     for start in range(len(rows) + 1):
         for stop in range(start, len(rows) + 1):
-            found = view.raw_rows(start, stop)
-            assert found.shape == (stop - start, rows.shape[1])
-            np.testing.assert_array_equal(found, rows[start:stop])
+            for found in (view.raw_rows(start, stop), view.borrow_rows(start, stop, scratch)):
+                assert found.shape == (stop - start, rows.shape[1])
+                np.testing.assert_array_equal(found, rows[start:stop])
+
+
+class Lent(ArrayTensor):
+    """Rows that are only there until the next ones are read, where they may be."""
+
+    def borrow_rows(self, start: int, stop: int, scratch: Scratch) -> AnyArray:
+        rows = self.raw_rows(start, stop)
+        lent = scratch.take(rows.nbytes).view(rows.dtype).reshape(rows.shape)
+        lent[...] = rows
+        return lent
 
 
 def tensor(array: Array) -> Tensor:
-    return ArrayTensor(array)
+    return Lent(array)
 
 
 CASES: dict[str, tuple[Callable[[], Tensor], Callable[[], npt.NDArray[np.generic]]]] = {
