@@ -62,6 +62,8 @@ class ScoreTable:
         options: by tensor name, in the order of the file; bytes include the padding in the file.
         row_lengths: by tensor name; types that a row does not fit stand for their fallbacks.
         fixed_bytes: data bytes of the tensors that are no choice, padding included.
+        level: what measured damages were multiplied by, so that predictions hold for the text at large (see
+            `pipeline.levels`).
         floor: damage that every choice has besides: llama.cpp rounds activations to 8 bits before they meet
             quantized weights of whatever type.
     """
@@ -71,6 +73,7 @@ class ScoreTable:
     options: Mapping[str, Mapping[GGMLType, Option]]
     row_lengths: Mapping[str, int]
     fixed_bytes: int
+    level: float = 1.0
     floor: float = 0.0
 
     def items(

@@ -61,11 +61,13 @@ class LiveBaseline:
 
     knows_bos = True
 
-    def __init__(self, path: Path, text: Path | str, settings: Settings, chunks: int | None) -> None:
+    def __init__(
+        self, path: Path, text: Path | str, settings: Settings, chunks: int | None, spread: bool = False
+    ) -> None:
         self.path = path
         self._engine = replace(settings, cache_type_k=None, cache_type_v=None).engine(path)
         try:
-            self.contexts = cut_contexts(self._engine, text, chunks)
+            self.contexts = cut_contexts(self._engine, text, chunks, spread=spread)
         except BaseException:
             self._engine.close()
             raise
@@ -134,13 +136,19 @@ class LlamaBaseline:
 
 
 def open_baseline(
-    path: Path, text: Path | str | None, *, settings: Settings | None = None, chunks: int | None = None
+    path: Path,
+    text: Path | str | None,
+    *,
+    settings: Settings | None = None,
+    chunks: int | None = None,
+    spread: bool = False,
 ) -> BaselineSource:
     """Open whatever `path` is: a GGUF, a cache of ours, or llama.cpp's file of log-probabilities.
 
     Args:
         text: needed with a GGUF; the files bring their own tokens.
         chunks: contexts at most.
+        spread: take them evenly from the whole text; of a GGUF only, for the files bring their own.
 
     Raises:
         EvaluationError: the file is missing, damaged or of no known kind, or a text is missing.
@@ -164,4 +172,4 @@ def open_baseline(
             f"the baseline {path} is no GGUF, no baseline cache and no file of llama-perplexity's "
             "--kl-divergence-base"
         )
-    return LiveBaseline(path, text, settings or Settings(), chunks)
+    return LiveBaseline(path, text, settings or Settings(), chunks, spread)

@@ -145,12 +145,15 @@ def read_text(text: Path | str) -> bytes:
     return data[:-1] if data.endswith(b"\n") else data
 
 
-def cut_contexts(engine: Engine, text: Path | str, chunks: int | None = None) -> Contexts:
+def cut_contexts(
+    engine: Engine, text: Path | str, chunks: int | None = None, *, spread: bool = False
+) -> Contexts:
     """Tokenize `text` with the engine's vocabulary and cut it.
 
     Args:
         text: a file, or the text itself as a string.
         chunks: contexts at most, None for all that the text fills.
+        spread: take them evenly from the whole text, not its beginning.
 
     Raises:
         EvaluationError: the text cannot be read, or does not fill one context.
@@ -169,4 +172,6 @@ def cut_contexts(engine: Engine, text: Path | str, chunks: int | None = None) ->
             "give a longer text or a smaller --n-ctx"
         )
     count = available if chunks is None else min(chunks, available)
-    return Contexts(tokens[: count * n_ctx].reshape(count, n_ctx).copy(), engine.bos)
+    whole = tokens[: available * n_ctx].reshape(available, n_ctx)
+    chosen = (np.arange(count) * available) // count if spread else np.arange(count)
+    return Contexts(whole[chosen], engine.bos)

@@ -142,6 +142,7 @@ def divergence(
     *,
     settings: Settings | None = None,
     chunks: int | None = None,
+    spread: bool = False,
     progress: Progress | None = None,
 ) -> list[Divergence]:
     """Compare files with a baseline; all models are open at once and share each batch.
@@ -153,6 +154,7 @@ def divergence(
         text: a text file, or the text itself; needed with a GGUF baseline.
         settings: context length, batch, threads; KV cache types of the candidates (the baseline keeps f16).
         chunks: contexts at most, None for all.
+        spread: take them evenly from the whole text, with a GGUF baseline.
         progress: called with (contexts done, contexts in all).
 
     Returns:
@@ -166,7 +168,9 @@ def divergence(
     if not paths:
         raise EvaluationError("no file to compare with the baseline was given")
     with ExitStack() as stack:
-        source = stack.enter_context(open_baseline(baseline, text, settings=settings, chunks=chunks))
+        source = stack.enter_context(
+            open_baseline(baseline, text, settings=settings, chunks=chunks, spread=spread)
+        )
         settings = settings.with_context(source.contexts.n_ctx)
         engines = [stack.enter_context(settings.engine(path)) for path in paths]
         contexts = source.contexts

@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ewq_gguf._version import __version__
 from ewq_gguf.allocation.distortion import FULL_POOL, PLAIN_POOL, measure_distortions, types_to_measure
 from ewq_gguf.allocation.facts import Assignment
@@ -32,19 +30,17 @@ from ewq_gguf.calibration.journal import Journal, fingerprint
 from ewq_gguf.calibration.probe import Probe
 from ewq_gguf.calibration.session import ProbeSettings, probe_model
 from ewq_gguf.errors import PlanError
-from ewq_gguf.evaluation.divergence import divergence
-from ewq_gguf.evaluation.engine import Settings
 from ewq_gguf.ggml import GGMLType, ggml
 from ewq_gguf.model import Model
-from ewq_gguf.pipeline.convert import default_threads, file_size, write_model
+from ewq_gguf.pipeline.convert import default_threads, file_size
 from ewq_gguf.pipeline.header import padded
 from ewq_gguf.pipeline.importance import Importance, load_importance
+from ewq_gguf.pipeline.levels import Levels
+from ewq_gguf.pipeline.scratch import ScratchCopies
 
 StagedProgress = Callable[[str, int, int], None]
 # The first and last weights are large, unlike the rest, and what makes or breaks a small file: every type is measured.
 OUTER = ("token_embd.weight", "output.weight")
-# float32 weights looked at together.
-_AT_ONCE = 1 << 22
 # A short text of the project's own, for those who give none.
 DEFAULT_TEXT = Path(__file__).parent.parent / "calibration" / "default.txt"
 
@@ -155,54 +151,9 @@ def study_model(
             )
         table = score_table(model, distortions, study.damage, probes)
         if study.damage in ("probe", "direct"):
-            table = replace(table, floor=_floor(model, study, scratch, table, importance, record, threads))
+            levels = Levels(model, scratch, study.text, importance, record, threads)
+            table = levels.applied_to(table, stage("Two files to predict from"))
     return Studied(study, pool, table, importance, tuple(probes))
-
-
-class ScratchCopies:
-    """The model as GGUF files of one type each, written when first asked for and removed at the end."""
-
-    def __init__(self, model: Model, threads: int, progress: Callable[[int, int], None] | None) -> None:
-        self._model, self._threads, self._progress = model, threads, progress
-        self._folder = tempfile.TemporaryDirectory(prefix="ewq-gguf-", dir=_scratch_folder(model))
-
-    def path(self, kind: GGMLType) -> Path:
-        """The file of that type, complete."""
-        out = Path(self._folder.name) / f"{kind.name}.gguf"
-        if not out.is_file():
-            plan = uniform_plan(self._model, kind)
-            write_model(self._model, plan, out, threads=self._threads, progress=self._progress)
-        return out
-
-    def original(self) -> Path:
-        """In the model's own 16-bit type: what the quantized file will be compared with."""
-        return self.path(raw_type(self._model))
-
-    def for_probes(self) -> Path:
-        """In the type that probes want.
-
-        llama.cpp rounds activations to the type of the weights they meet. With bfloat16 that rounding answers any
-        disturbance, however small, with a divergence of 1e-4 nats on a model of 30 blocks (seen), a third of what
-        many probes measure; with float16 it is some 20 times less.
-        """
-        return self.path(GGMLType.F16 if _fits_half(self._model) else GGMLType.F32)
-
-    def __enter__(self) -> ScratchCopies:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
-
-
-def _fits_half(model: Model) -> bool:
-    """Whether float16 holds every weight matrix; its largest number is 65504."""
-    for tensor in model.tensors:
-        step = max(1, _AT_ONCE // max(1, tensor.row_length))
-        for start in range(0, tensor.n_rows if len(tensor.shape) > 1 else 0, step):
-            rows = tensor.source.rows(start, min(start + step, tensor.n_rows))
-            if max(float(rows.max(initial=0)), -float(rows.min(initial=0))) > np.finfo(np.float16).max:
-                return False
-    return True
 
 
 def _record(study: Study, settings: ProbeSettings, facts: Mapping[str, Any], names: Sequence[str]) -> Journal:
@@ -243,54 +194,6 @@ def _probed(
         record.add("probes", {"probes": [asdict(p) for p in probes]})
         return probes
     return [Probe(**p) for p in found["probes"]]
-
-
-def _floor(
-    model: Model,
-    study: Study,
-    scratch: ScratchCopies,
-    table: ScoreTable,
-    importance: Importance | None,
-    record: Journal,
-    threads: int,
-) -> float:
-    """What a quantized file costs besides its weights' errors, in nats per token.
-
-    A probe disturbs weights and leaves the arithmetic alone, but llama.cpp rounds activations to 8 bits before
-    quantized weights. The finest file of the table is written and measured; what its weights do not explain is
-    the floor.
-    """
-    types = {name: max(row, key=lambda kind: row[kind].bytes) for name, row in table.options.items()}
-    key = "floor " + fingerprint({name: kind.name for name, kind in types.items()})
-    found = record.get(key)
-    if found is None:
-        raw = raw_type(model)
-        assignments = {}
-        for t in model.tensors:
-            kind = types.get(t.name, raw if t.fixed is None else t.fixed)
-            assignments[t.name] = Assignment(kind, kind, "finest")
-        original = scratch.original()
-        finest = original.with_name("finest.gguf")
-        write_model(
-            model, make_plan(model, "rd", {}, assignments), finest, threads=threads, importance=importance
-        )
-        settings = Settings(n_threads=threads)
-        [measured] = divergence(finest, original, study.text, settings=settings, chunks=study.chunks)
-        finest.unlink()
-        found = {"kld": measured.mean_kld, "weights": table.predict(types)[1]}
-        record.add(key, found)
-    return max(0.0, float(found["kld"]) - float(found["weights"]))
-
-
-def _scratch_folder(model: Model) -> Path | None:
-    """A memory-backed folder where the scratch copy fits twice, else the system's own."""
-    shared = Path("/dev/shm")
-    need = 2 * sum(t.n_elements for t in model.tensors) * 2
-    if shared.is_dir() and os.access(shared, os.W_OK):
-        status = os.statvfs(shared)
-        if status.f_bavail * status.f_frsize > 2 * need:
-            return shared
-    return None
 
 
 def _collected(
@@ -406,6 +309,7 @@ def _as_plan(model: Model, studied: Studied, target: Target, allocation: Allocat
         "unit": studied.table.unit,
         "predicted": allocation.damage,
         "floor": studied.table.floor,
+        "level": studied.table.level,
         "gap": solution.gap if math.isfinite(solution.gap) else None,
         "text": studied.study.text.name,
         "imatrix": studied.importance is not None,

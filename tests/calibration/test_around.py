@@ -16,6 +16,7 @@ from ewq_gguf.errors import PlanError
 from ewq_gguf.evaluation.divergence import divergence
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.pipeline.convert import write_model
+from ewq_gguf.pipeline.levels import CONTEXTS
 from ewq_gguf.pipeline.optimize import Study, rd_plan, study_model
 from ewq_gguf.pipeline.refine import refined_plan
 from ewq_gguf.pipeline.source import load_model
@@ -101,7 +102,7 @@ def test_what_activations_cost_is_measured_once_and_part_of_every_prediction(
     finest = dict.fromkeys(table.options, GGMLType.Q8_0)
     file = tmp_path / "finest.gguf"
     write_model(model, uniform_plan(model, GGMLType.Q8_0), file)
-    [measured] = divergence(file, dense_model, words, chunks=1)
+    [measured] = divergence(file, dense_model, words, chunks=CONTEXTS, spread=True)
     assert table.floor > 0
     assert table.predict(finest)[1] == pytest.approx(measured.mean_kld, rel=0.05)
     kept = sorted(p.name for p in tmp_path.rglob("study-*"))

@@ -151,11 +151,12 @@ def test_no_space_for_the_scratch_copy(
     odd: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rate-distortion allocation writes the model once into the folder for temporary files."""
-    from ewq_gguf.pipeline import optimize, target
+    from ewq_gguf.pipeline import scratch as copies
+    from ewq_gguf.pipeline import target
 
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    monkeypatch.setattr(optimize, "_scratch_folder", lambda _: scratch)
+    monkeypatch.setattr(copies, "_scratch_folder", lambda _: scratch)
 
     class Usage:
         free = 1000
