@@ -18,7 +18,8 @@ from ewq_gguf.errors import EvaluationError
 _WARN, _ERROR, _CONTINUED = 3, 4, 5
 _log_lines: deque[str] = deque(maxlen=12)
 _log_lock = threading.Lock()
-_keep_alive: list[Any] = []
+# The one that llama.cpp calls, kept alive here.
+_listeners: list[Any] = []
 
 # What llama.cpp's own programs accept for --cache-type-k/-v (common/arg.cpp), with ggml's type numbers.
 CACHE_TYPES: dict[str, int] = {
@@ -62,9 +63,8 @@ def llama() -> Any:
             with _log_lock:
                 _log_lines.append(text.decode("utf-8", "replace").strip())
 
-    callback = llama_cpp.llama_log_callback(remember)
-    _keep_alive.append(callback)
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    _listeners.append(llama_cpp.llama_log_callback(remember))
+    llama_cpp.llama_log_set(_listeners[-1], ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp
 
@@ -80,7 +80,11 @@ def library_path() -> Path:
 
 
 def forget_log() -> None:
-    """Empty the memory of warnings and errors, before a call whose failure is to be explained."""
+    """Empty the memory of warnings and errors, before a call whose failure is to be explained.
+
+    llama.cpp has one listener for all; whoever else in this process has put in theirs has had it since.
+    """
+    llama().llama_log_set(_listeners[-1], ctypes.c_void_p(0))
     with _log_lock:
         _log_lines.clear()
 

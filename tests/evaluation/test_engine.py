@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +123,20 @@ def test_a_sound_file_that_llama_cpp_refuses_is_explained(model: Path, tmp_path:
     data = model.read_bytes().replace(b"blk.0.ffn_down.weight", b"blk.0.ffn_dawn.weight")
     path = tmp_path / "renamed.gguf"
     path.write_bytes(data)
+    with pytest.raises(EvaluationError, match=r"cannot load .*ffn_down"):
+        Engine(path)
+
+
+def test_reasons_are_heard_after_somebody_else_listened(model: Path, tmp_path: Path) -> None:
+    """llama.cpp has one listener for a process; a program around this package may put in its own."""
+    import llama_cpp
+
+    with Engine(model, n_ctx=64, n_threads=1) as engine:
+        assert engine.n_ctx == 64
+    deaf = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(deaf, ctypes.c_void_p(0))
+    path = tmp_path / "renamed.gguf"
+    path.write_bytes(model.read_bytes().replace(b"blk.0.ffn_down.weight", b"blk.0.ffn_dawn.weight"))
     with pytest.raises(EvaluationError, match=r"cannot load .*ffn_down"):
         Engine(path)
 
