@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -62,8 +62,8 @@ class ScoreTable:
         options: by tensor name, in the order of the file; bytes include the padding in the file.
         row_lengths: by tensor name; types that a row does not fit stand for their fallbacks.
         fixed_bytes: data bytes of the tensors that are no choice, padding included.
-        level: what measured damages were multiplied by, so that predictions hold for the text at large (see
-            `pipeline.levels`).
+        level: what sums of damages are multiplied by, so that predictions hold for the text at large (see
+            `pipeline.levels`); which types are chosen for a size does not depend on it.
         floor: damage that every choice has besides: llama.cpp rounds activations to 8 bits before they meet
             quantized weights of whatever type.
     """
@@ -155,7 +155,8 @@ class ScoreTable:
             PlanError: the size is out of reach, or the constraints leave a tensor without a type.
         """
         items = self.items(pool=pool, pins=pins, groups=groups)
-        return self._finish(items, solve(items, data_bytes - self.fixed_bytes))
+        solution = solve(items, data_bytes - self.fixed_bytes)
+        return self._finish(items, solution, self.level * solution.damage)
 
     def allocate_for_damage(
         self,
@@ -176,17 +177,21 @@ class ScoreTable:
                 f"a damage of {max_damage:g} {self.unit} is out of reach: quantized weights of any type cost "
                 f"{self.floor:.2g} by their 8-bit activations alone; ask for more, or convert with --type bf16"
             )
-        return self._finish(items, solve_for_damage(items, max_damage - self.floor))
+        leveled = [
+            replace(item, options=tuple(replace(o, damage=self.level * o.damage) for o in item.options))
+            for item in items
+        ]
+        solution = solve_for_damage(leveled, max_damage - self.floor)
+        return self._finish(leveled, solution, solution.damage)
 
-    def _finish(self, items: Sequence[Item], solution: Solution) -> Allocation:
+    def _finish(self, items: Sequence[Item], solution: Solution, damage: float) -> Allocation:
         types = {
             name: GGMLType[item.options[index].type]
             for item, index in zip(items, solution.choice)
             for name in item.name.split(" ")
         }
         ordered = {name: types[name] for name in self.options}
-        damage = solution.damage + self.floor
-        return Allocation(ordered, solution, solution.bytes + self.fixed_bytes, damage)
+        return Allocation(ordered, solution, solution.bytes + self.fixed_bytes, damage + self.floor)
 
     def predict(self, types: Mapping[str, GGMLType]) -> tuple[int, float]:
         """Data bytes and damage of any choice of types, a stock preset's for instance.
@@ -203,7 +208,7 @@ class ScoreTable:
                     f"add the type to the pool"
                 )
             found.append(options[kind])
-        damage = math.fsum(option.damage for option in found)
+        damage = self.level * math.fsum(option.damage for option in found)
         return sum(option.bytes for option in found) + self.fixed_bytes, damage + self.floor
 
 

@@ -72,7 +72,7 @@ class Levels:
         middle = _middle(table, self._model.n_parameters)
         fine, coarse = self._measured([finest, middle], progress)
         level, floor = line(table.predict(finest)[1], fine, table.predict(middle)[1], coarse)
-        return leveled(table, level, floor)
+        return replace(table, level=level, floor=floor)
 
     def _measured(self, choices: list[_Types], progress: Callable[[int, int], None] | None) -> list[float]:
         keys = ["level " + fingerprint({n: kind.name for n, kind in types.items()}) for types in choices]
@@ -122,15 +122,6 @@ def line(fine: float, fine_kld: float, coarse: float, coarse_kld: float) -> tupl
         level = coarse_kld / coarse
     level = min(max(level, 1 / _MOST), _MOST)
     return level, max(0.0, fine_kld - level * fine)
-
-
-def leveled(table: ScoreTable, level: float, floor: float) -> ScoreTable:
-    """The table with every damage times `level`, and `floor` besides."""
-    options = {
-        name: {kind: replace(option, damage=option.damage * level) for kind, option in row.items()}
-        for name, row in table.options.items()
-    }
-    return replace(table, options=options, level=level, floor=floor)
 
 
 def _middle(table: ScoreTable, n_parameters: int) -> _Types:

@@ -294,7 +294,7 @@ def _as_plan(model: Model, studied: Studied, target: Target, allocation: Allocat
     for t in model.tensors:
         if t.name in allocation.types:
             kind = allocation.types[t.name]
-            damage = studied.table.options[t.name][kind].damage
+            damage = studied.table.level * studied.table.options[t.name][kind].damage
             assignments[t.name] = Assignment(kind, kind, f"predicted damage {damage:.3g}")
         else:
             kind = raw if t.fixed is None else t.fixed

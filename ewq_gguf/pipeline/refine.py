@@ -104,17 +104,16 @@ def corrected(
 ) -> ScoreTable:
     """The table with each tensor's row scaled to what it contributes around a plan.
 
-    Reliefs need not add up to the plan's divergence; the rows are scaled so that the plan's prediction does. Both
-    were measured where the probes were, and are brought to the table's level.
+    Reliefs need not add up to the plan's divergence; the rows are scaled so that the plan's prediction does.
     """
     options: dict[str, Mapping[GGMLType, Option]] = {}
     scales = {}
     for name, kind in types.items():
         known = table.options[name][kind].damage
-        ratio = relief[name] * table.level / known if known > 0 else 1.0
+        ratio = relief[name] / known if known > 0 else 1.0
         scales[name] = min(max(ratio, 1 / _MOST), _MOST)
     total = sum(scales.get(n, 1.0) * row[types[n]].damage for n, row in table.options.items() if n in types)
-    whole = kld * table.level / total if total > 0 else 1.0
+    whole = kld / total if total > 0 else 1.0
     for name, row in table.options.items():
         scale = whole * scales.get(name, 1.0)
         options[name] = {k: replace(o, damage=o.damage * scale) for k, o in row.items()}

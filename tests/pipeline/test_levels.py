@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ewq_gguf.evaluation.engine import Engine
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.pipeline import levels as module
 from ewq_gguf.pipeline.convert import write_model
-from ewq_gguf.pipeline.levels import Levels, leveled, line
+from ewq_gguf.pipeline.levels import Levels, line
 from ewq_gguf.pipeline.scratch import ScratchCopies
 from ewq_gguf.pipeline.source import load_model
 
@@ -116,8 +117,10 @@ def test_choices_do_not_depend_on_the_level() -> None:
         for i in range(6)
     }
     table = ScoreTable("probe", "nats per token", rows, dict.fromkeys(rows, 32), 0)
-    other = leveled(table, 0.7, 0.01)
+    other = replace(table, level=0.7, floor=0.01)
     for size in (600, 700, 900, 1200):
         plain, changed = table.allocate(size), other.allocate(size)
         assert changed.types == plain.types
         assert changed.damage == pytest.approx(0.7 * plain.damage + 0.01)
+        assert other.predict(changed.types) == (changed.data_bytes, pytest.approx(changed.damage))
+        assert other.allocate_for_damage(changed.damage * (1 + 1e-9)).types == plain.types
