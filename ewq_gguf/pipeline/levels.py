@@ -70,22 +70,22 @@ class Levels:
         """
         finest = {name: max(row, key=lambda kind: row[kind].bytes) for name, row in table.options.items()}
         middle = _middle(table, self._model.n_parameters)
-        fine, coarse = self._measured([finest, middle], progress)
+        fine, coarse = (self._measured(types, progress) for types in (finest, middle))
         level, floor = line(table.predict(finest)[1], fine, table.predict(middle)[1], coarse)
         return replace(table, level=level, floor=floor)
 
-    def _measured(self, choices: list[_Types], progress: Callable[[int, int], None] | None) -> list[float]:
-        keys = ["level " + fingerprint({n: kind.name for n, kind in types.items()}) for types in choices]
-        known = [self._record.get(key) for key in keys]
-        if None in known:
-            folder = self._scratch.original().parent
-            files = [folder / f"level-{i}.gguf" for i in range(len(choices))]
+    def _measured(self, types: _Types, progress: Callable[[int, int], None] | None) -> float:
+        key = "level " + fingerprint({name: kind.name for name, kind in types.items()})
+        known = self._record.get(key)
+        if known is None:
+            original = self._scratch.original()
+            file = original.with_name("level.gguf")
+            # One after the other: two files beside the original may be more than the memory holds.
             try:
-                for types, file in zip(choices, files):
-                    self._write(types, file)
-                results = divergence(
-                    files,
-                    self._scratch.original(),
+                self._write(types, file)
+                [result] = divergence(
+                    file,
+                    original,
                     self._text,
                     settings=Settings(n_threads=self._threads),
                     chunks=CONTEXTS,
@@ -93,12 +93,10 @@ class Levels:
                     progress=progress,
                 )
             finally:
-                for file in files:
-                    file.unlink(missing_ok=True)
-            for key, result in zip(keys, results):
-                self._record.add(key, {"kld": result.mean_kld})
-            return [result.mean_kld for result in results]
-        return [float(entry["kld"]) for entry in known if entry is not None]
+                file.unlink(missing_ok=True)
+            known = {"kld": result.mean_kld}
+            self._record.add(key, known)
+        return float(known["kld"])
 
     def _write(self, types: _Types, out: Path) -> None:
         raw = raw_type(self._model)
