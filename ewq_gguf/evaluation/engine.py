@@ -26,6 +26,14 @@ _LOAD_MODE_MMAP = 1
 _MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ in llama.cpp's src/llama-cparams.h."""
 _TRIAL_TOKENS = 16
+_VOCAB_TYPE_BPE = 2
+# llama.cpp takes these for decoders, and stops the process when they are run as such.
+_ENCODERS = frozenset(
+    {
+        "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "nomic-bert",
+        "nomic-bert-moe", "t5encoder",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,11 @@ class Engine:
         self._model = lib.llama_model_load_from_file(str(self.path).encode(), params)
         if not self._model:
             raise EvaluationError(f"llama.cpp cannot load {self.path}: {last_log_lines()}")
+        if self.summary.architecture in _ENCODERS:
+            raise EvaluationError(
+                f"{self.path} makes vectors of texts ({self.summary.architecture}) and predicts none, so that it cannot be "
+                "measured; choose its types by --type or by a method that only reads the weights"
+            )
         if lib.llama_model_has_encoder(self._model) or not lib.llama_model_has_decoder(self._model):
             raise EvaluationError(
                 f"{self.path} is no plain decoder ({self.summary.architecture}); only those can be measured"
@@ -160,6 +173,9 @@ class Engine:
         wants_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
         bos = int(lib.llama_vocab_bos(self._vocab))
         self.bos = bos if wants_bos and bos >= 0 else None
+        # Elsewhere llama.cpp normalizes by itself, or pieces cannot be told apart from a text's beginning.
+        bpe = int(lib.llama_vocab_type(self._vocab)) == _VOCAB_TYPE_BPE
+        self._normalizing = self.summary.normalizing if bpe else None
         self.recurrent = bool(
             lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         )
@@ -224,10 +240,25 @@ class Engine:
     ) -> I32Array:
         """Token ids as llama-perplexity makes them: BOS where the model says so, no special tokens parsed.
 
+        Other than llama-perplexity, a text is normalized first where the file says that its tokenizer does so
+        (`Normalizing`); a text that is no UTF-8 is not.
+
         Raises:
             EvaluationError: llama.cpp cannot tokenize the text.
         """
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        cut = self._normalizing.cut(data, parse_special=parse_special) if self._normalizing else None
+        if cut is None or not (cut.changed or parse_special):
+            return self._ids(data, add_special, parse_special)
+        around = self._ids(b"", add_special, False)
+        first = int(add_special and self.bos is not None)
+        inside = (
+            np.array([part], dtype=np.int32) if isinstance(part, int) else self._ids(part, False, False)
+            for part in cut.parts
+        )
+        return np.concatenate([around[:first], *inside, around[first:]])
+
+    def _ids(self, data: bytes, add_special: bool, parse_special: bool) -> I32Array:
         capacity = len(data) + 8
         for _ in range(2):
             out = np.empty(capacity, dtype=np.int32)

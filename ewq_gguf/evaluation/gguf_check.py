@@ -16,11 +16,15 @@ from pathlib import Path
 from ewq_gguf.checkpoint.growing import MAX_ARRAY_ITEMS, GrowingPrefix
 from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.errors import EvaluationError
+from ewq_gguf.evaluation.normalizing import Normalizing
 from ewq_gguf.ggml.types import GGMLType
+from ewq_gguf.vocab.normalizer import MAX_STEPS, NORMALIZER_KEY
 
 _SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_STRING, _ARRAY, _UINT32 = 8, 9, 4
+_STRING, _ARRAY, _UINT32, _INT32 = 8, 9, 4, 5
 _MAX_DIMENSIONS = 4
+_NORMALIZER = NORMALIZER_KEY.encode()
+_TOKENS, _TOKEN_TYPES = b"tokenizer.ggml.tokens", b"tokenizer.ggml.token_type"
 _KNOWN_TYPES = frozenset(int(ggml_type) for ggml_type in GGMLType)
 
 
@@ -34,6 +38,7 @@ class GgufSummary:
         quantized: whether any tensor is stored in a block-quantized type.
         n_bytes: size of the file in bytes.
         tokenizer: digest of the tokenizer's metadata; files with equal ones split every text alike.
+        normalizing: what is done to a text before it is split, or None.
     """
 
     architecture: str
@@ -41,6 +46,7 @@ class GgufSummary:
     quantized: bool
     n_bytes: int
     tokenizer: str
+    normalizing: Normalizing | None = None
 
 
 class _Cursor:
@@ -70,6 +76,19 @@ class _Cursor:
         n = self.number("Q")
         start = self.skip(n)
         return bytes(self.data[start : start + n])
+
+    def array(self, at: int) -> list[bytes] | list[int]:
+        """The array of strings or 32-bit integers whose type stands at `at`; empty for any other value."""
+        self.at = at
+        if self.number("I") != _ARRAY:
+            return []
+        item, count = self.number("I"), self.number("Q")
+        if item == _STRING:
+            return [self.string() for _ in range(count)]
+        if item not in (_UINT32, _INT32):
+            return []
+        start = self.skip(4 * count)
+        return list(struct.unpack_from(f"<{count}i", self.data, start))
 
     def value(self, kind: int) -> bytes | int | None:
         """Read a string, a UINT32, or step over any other value."""
@@ -136,14 +155,17 @@ def _scan(path: Path, cursor: _Cursor) -> GgufSummary:
     architecture, alignment = "", 32
     tokenizer = hashlib.blake2b(digest_size=16)
     keys: set[bytes] = set()
+    arrays: dict[bytes, int] = {}
     for _ in range(n_values):
         start = cursor.at
         key = cursor.string()
         if key in keys:
             raise ValueError(f"the key {key[:64]!r} a second time")
         keys.add(key)
+        if key in (_NORMALIZER, _TOKENS, _TOKEN_TYPES):
+            arrays[key] = cursor.at
         value = cursor.value(cursor.number("I"))
-        if key.startswith(b"tokenizer.ggml."):
+        if key.startswith(b"tokenizer.ggml.") or key == _NORMALIZER:
             tokenizer.update(cursor.data[start : cursor.at])
         if key == b"general.architecture" and isinstance(value, bytes):
             architecture = value.decode("utf-8", "replace")
@@ -178,4 +200,19 @@ def _scan(path: Path, cursor: _Cursor) -> GgufSummary:
                 f"{path} is truncated: tensor {name.decode('utf-8', 'replace')} ends at byte "
                 f"{start + offset + n_bytes:,}, the file at {size:,}; download or convert it again"
             )
-    return GgufSummary(architecture, n_tensors, quantized, size, tokenizer.hexdigest())
+    normalizing = _normalizing(cursor, arrays) if _NORMALIZER in arrays else None
+    return GgufSummary(architecture, n_tensors, quantized, size, tokenizer.hexdigest(), normalizing)
+
+
+def _normalizing(cursor: _Cursor, arrays: dict[bytes, int]) -> Normalizing | None:
+    """Read again what the normalizer needs; every other file is spared the lists."""
+    steps, tokens, types = (
+        cursor.array(arrays[key]) if key in arrays else [] for key in (_NORMALIZER, _TOKENS, _TOKEN_TYPES)
+    )
+    if len(steps) > MAX_STEPS:
+        return None
+    return Normalizing.of(
+        [step for step in steps if isinstance(step, bytes)],
+        [token for token in tokens if isinstance(token, bytes)],
+        [kind for kind in types if isinstance(kind, int)],
+    )

@@ -9,14 +9,18 @@ trained on:
 - `space before the text`: for the same files the converter does not say whether a space goes before a text, and
   llama.cpp then puts one even where the tokenizer (Gemma's) puts none.
 - `added tokens`: for the same files the converter takes an added token for a plain piece of text where its id is
-  below the others'. llama.cpp then does not look for it in a text before merging.
-- `splitting`: llama.cpp only approximates some splitting rules, and another of its pre-tokenizers may come closer
-  on some texts than the one that the converter names, and be farther on none. GPT-4o's rule (gpt-oss, Llama 4, ...) is the case known: under its own
-  name llama.cpp cuts words at combining marks, which tears most words of Hindi, Bengali or Thai apart.
-
+  below the others'. llama.cpp then does not look for it in a text before merging. The other way round, beside a
+  tokenizer.model it takes for added what an added_tokens.json says that tokenizer_config.json overrules.
+- `splitting`: llama.cpp only approximates some splitting rules, and another of its pre-tokenizers may give the
+  tokenizer's ids for more texts than the one that the converter names, and for none fewer (`vocab.closest`). GPT-4o's
+  rule (gpt-oss, Llama 4, ...) is the case known: under its own name llama.cpp cuts words at combining marks, which
+  tears most words of Hindi, Bengali or Thai apart. Mistral's tekken suffers the same, but the rule that mends it cuts
+  Turkish suffixes ("Ankara'dan") elsewhere; there a note names it, and the user chooses.
 - `whole words`: the tokenizer takes a word that is a token whole, and under the converter's name llama.cpp builds
   it from its merges. Llama 3's tokenizer.json without BOS in its post-processor is the case known: the converter
   takes it for Smaug's.
+- `normalizer`: llama.cpp runs none before BPE. Unicode normalization forms are kept under a key of ours, for our own
+  programs (`vocab.normalizer`); nothing makes llama.cpp's programs run them.
 
 The other way round nothing changes: a tokenizer.json that says nothing of whole words keeps a name under which
 llama.cpp takes them whole, for files older than the setting cannot say it.
@@ -28,10 +32,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
+from ewq_gguf.vocab.closest import closest_rule, own_cuts
 from ewq_gguf.vocab.hf import HfTokenizer, library_errors
-from ewq_gguf.vocab.pretokenizer import Rule, cuts, distances, first_difference, rule_cuts, rules
+from ewq_gguf.vocab.normalizer import unicode_forms
+from ewq_gguf.vocab.pretokenizer import first_difference, rule_cuts, rule_of
 from ewq_gguf.vocab.vocabulary import TokenType, Vocabulary
 
 
@@ -50,13 +57,16 @@ def faithful(vocabulary: Vocabulary, *, keep_pre: bool = False) -> Vocabulary:
     Raises TokenizerError when the `tokenizers` library cannot run the tokenizer.
     """
     tokenizer = vocabulary.origin
-    if tokenizer is None:
-        return vocabulary
-    if vocabulary.model == "llama":
+    if vocabulary.model == "llama" and tokenizer is not None:
         return _in_merge_order(vocabulary, tokenizer)
-    if vocabulary.model == "gpt2" and not keep_pre:
-        return _with_closest_rule(vocabulary, tokenizer)
-    return vocabulary
+    if vocabulary.overruled:
+        return _without_overruled(vocabulary)
+    if vocabulary.model != "gpt2":
+        return vocabulary
+    forms = () if tokenizer is None else unicode_forms(tokenizer.document)
+    if forms:
+        vocabulary = replace(vocabulary, normalizer=forms)
+    return vocabulary if keep_pre else _with_closest_rule(vocabulary)
 
 
 def _in_merge_order(vocabulary: Vocabulary, tokenizer: HfTokenizer) -> Vocabulary:
@@ -74,6 +84,19 @@ def _in_merge_order(vocabulary: Vocabulary, tokenizer: HfTokenizer) -> Vocabular
         add_space_prefix=add_space,
         notes=(*vocabulary.notes, note),
     )
+
+
+def _without_overruled(vocabulary: Vocabulary) -> Vocabulary:
+    types = list(vocabulary.types)
+    for token_id in vocabulary.overruled:
+        if types[token_id] == TokenType.USER_DEFINED:
+            types[token_id] = int(TokenType.NORMAL)
+    first = vocabulary.tokens[vocabulary.overruled[0]].decode()
+    note = (
+        f"added_tokens.json: {first!r} is not looked for in a text, as tokenizer_config.json lists the added tokens "
+        "without it; --tokenizer converter looks for it"
+    )
+    return replace(vocabulary, types=types, notes=(*vocabulary.notes, note))
 
 
 def _added_types(vocabulary: Vocabulary, tokenizer: HfTokenizer) -> list[int]:
@@ -102,36 +125,29 @@ def prepends_space(document: Mapping[str, Any]) -> bool:
     return '"type": "Prepend"' in text or ('"Metaspace"' in text and '"prepend_scheme": "never"' not in text)
 
 
-def _with_closest_rule(vocabulary: Vocabulary, tokenizer: HfTokenizer) -> Vocabulary:
-    splitter = tokenizer.backend.pre_tokenizer
-    current = rule_of(vocabulary.pre)
-    if current is None or splitter is None:
+def _with_closest_rule(vocabulary: Vocabulary) -> Vocabulary:
+    current, own = rule_of(vocabulary.pre), own_cuts(vocabulary)
+    if current is None or own is None:
         return vocabulary
-    with library_errors(tokenizer.file):
-        own = cuts(splitter)
-
-        def away(rule: Rule) -> tuple[int, ...]:
-            forgets = tokenizer.takes_words_whole and not rule.merges_alike(tokenizer)
-            return int(forgets), *distances(own, rule_cuts(rule.runs))
-
-        now = away(current)
-        # Better here and worse there is no better: prose is not to pay for what code gains.
-        measured = [(away(rule), rule) for rule in rules() if rule.fits(tokenizer)]
-        better = [(found, rule) for found, rule in measured if all(a <= b for a, b in zip(found, now))]
-        least, best = min(better, key=lambda entry: sum(entry[0]), default=(now, current))
-        if sum(least) >= sum(now):
-            return vocabulary
-        why = "which does not take whole the words that are tokens"
-        if any(now[1:]):
-            mine, theirs = first_difference(own, rule_cuts(current.runs))
-            why = f"which cuts out {theirs!r} where the tokenizer cuts out {mine!r}"
+    file = Path("the tokenizer") if vocabulary.origin is None else vocabulary.origin.file
+    with library_errors(file):
+        found = closest_rule(vocabulary, current, own)
+    if found is None:
+        return vocabulary
+    name = found.rule.name
+    if found.loss:
+        note = (
+            f"{file}: under llama.cpp's pre-tokenizer {vocabulary.pre} {len(found.saved)} tokens are never found, such as "
+            f"{found.saved[0]!r}; --pre-tokenizer {name} finds them, but gives texts like {found.loss!r} other "
+            "tokens than the tokenizer"
+        )
+        return replace(vocabulary, notes=(*vocabulary.notes, note))
+    why = "which does not take whole the words that are tokens"
+    if own != rule_cuts(current.runs):
+        mine, theirs = first_difference(own, rule_cuts(current.runs))
+        why = f"which cuts out {theirs!r} where the tokenizer cuts out {mine!r}"
     note = (
-        f"{tokenizer.file}: pre-tokenizer {best.name} in place of the converter's {vocabulary.pre}, {why}; "
-        f"for programs too old to know {best.name}, take --tokenizer converter"
+        f"{file}: pre-tokenizer {name} in place of the converter's {vocabulary.pre}, {why}; "
+        f"for programs too old to know {name}, take --tokenizer converter"
     )
-    return replace(vocabulary, pre=best.name, notes=(*vocabulary.notes, note))
-
-
-def rule_of(name: str | None) -> Rule | None:
-    """The splitting rule behind a pre-tokenizer's name; None when it is not in the table."""
-    return next((rule for rule in rules() if name in (rule.name, *rule.aliases)), None)
+    return replace(vocabulary, pre=name, notes=(*vocabulary.notes, note))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
-from ewq_gguf.vocab.faithful import rule_of
+from tokenizers import AddedToken
+
+from ewq_gguf.vocab.closest import own_cuts
 from ewq_gguf.vocab.hf import HfTokenizer, library_errors
-from ewq_gguf.vocab.pretokenizer import Cuts, Rule, cuts, distances, first_difference, rule_cuts
+from ewq_gguf.vocab.normalizer import normalizer_kinds
+from ewq_gguf.vocab.pretokenizer import first_difference, rule_cuts, rule_of
 from ewq_gguf.vocab.vocabulary import Vocabulary
 
 # Normalizer steps of tokenizer.json that change a text, and what they change. llama.cpp runs none of them
@@ -33,46 +34,61 @@ def limits(vocabulary: Vocabulary) -> tuple[str, ...]:
     tokenizer = vocabulary.origin
     if vocabulary.model not in ("gpt2", "llama", "gemma4"):
         return ()
-    if tokenizer is None:
-        # tekken.json is split by the very rule that the pre-tokenizer is named after.
-        rule = rule_of(vocabulary.pre) if vocabulary.model == "gpt2" else None
-        note = None if rule is None else _approximation("the tokenizer", rule, rule_cuts(rule.forms[0]))
-        return (note,) if note else ()
-    found = []
-    for kind in normalizer_kinds(tokenizer.document):
-        if kind in _STEPS:
-            found.append(
-                f"{tokenizer.file}: llama.cpp does not run its {kind} normalizer: {_STEPS[kind]} may get other tokens, "
-                f"unless it is normalized before"
-            )
-    note = _of_splitting(vocabulary, tokenizer) if vocabulary.model == "gpt2" else None
-    return (*found, note) if note else tuple(found)
+    notes = () if tokenizer is None else (*_of_normalizer(vocabulary, tokenizer), *_of_added(tokenizer))
+    if vocabulary.model == "gpt2":
+        notes += _of_splitting(vocabulary)
+    if any(b"\0" in token for token in vocabulary.tokens):
+        notes += (
+            "llama.cpp reads the text of a token up to its first null character: texts with such characters get "
+            "other tokens",
+        )
+    return notes
 
 
-def normalizer_kinds(document: Mapping[str, Any]) -> tuple[str, ...]:
-    """The steps of a tokenizer.json's normalizer, by type, in order."""
-    node = document.get("normalizer")
-    if not isinstance(node, dict):
-        return ()
-    inner = node.get("normalizers")
-    steps = inner if isinstance(inner, list) else [node]
-    return tuple(str(step.get("type")) for step in steps if isinstance(step, dict))
+def _of_normalizer(vocabulary: Vocabulary, tokenizer: HfTokenizer) -> tuple[str, ...]:
+    ours = "; ewq-gguf's own commands normalize it" if vocabulary.normalizer else ""
+    return tuple(
+        f"{tokenizer.file}: llama.cpp does not run its {kind} normalizer: {_STEPS[kind]} may get other tokens, "
+        f"unless it is normalized before{ours}"
+        for kind in normalizer_kinds(tokenizer.document)
+        if kind in _STEPS
+    )
 
 
-def _of_splitting(vocabulary: Vocabulary, tokenizer: HfTokenizer) -> str | None:
-    rule, splitter = rule_of(vocabulary.pre), tokenizer.backend.pre_tokenizer
-    if rule is None or splitter is None:
-        return None
+def _of_added(tokenizer: HfTokenizer) -> tuple[str, ...]:
+    """Added tokens with flags that a GGUF file has no place for."""
+    normalizer = tokenizer.backend.normalizer
+
+    def elsewhere(token: AddedToken) -> bool:
+        if token.lstrip or token.rstrip or token.single_word:
+            return True
+        return bool(
+            token.normalized
+            and normalizer is not None
+            and normalizer.normalize_str(token.content) != token.content
+        )
+
     with library_errors(tokenizer.file):
-        return _approximation(str(tokenizer.file), replace(rule, name=str(vocabulary.pre)), cuts(splitter))
-
-
-def _approximation(whose: str, rule: Rule, own: tuple[Cuts, ...]) -> str | None:
-    theirs = rule_cuts(rule.runs)
-    if not any(distances(own, theirs)):
-        return None
-    mine, other = first_difference(own, theirs)
+        found = [token.content for _, token in sorted(tokenizer.added.items()) if elsewhere(token)]
+    if not found:
+        return ()
+    others = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return (
-        f"{whose}: llama.cpp's pre-tokenizer {rule.name} only comes close: it cuts out {other!r} "
-        f"where the tokenizer cuts out {mine!r}"
+        f"{tokenizer.file}: llama.cpp finds the added token {found[0]!r}{others} just where it is written out; the "
+        "tokenizer finds it in the normalized text, takes the spaces beside it along, or finds it only as a word",
+    )
+
+
+def _of_splitting(vocabulary: Vocabulary) -> tuple[str, ...]:
+    rule, file = rule_of(vocabulary.pre), Path("the tokenizer")
+    if vocabulary.origin is not None:
+        file = vocabulary.origin.file
+    with library_errors(file):
+        own = own_cuts(vocabulary)
+    if rule is None or own is None or own == rule_cuts(rule.runs):
+        return ()
+    mine, other = first_difference(own, rule_cuts(rule.runs))
+    return (
+        f"{file}: llama.cpp's pre-tokenizer {vocabulary.pre} only comes close: it cuts out {other!r} "
+        f"where the tokenizer cuts out {mine!r}",
     )

@@ -31,7 +31,7 @@ def load_vocabulary(folder: Path, config: Mapping[str, Any], *, pre: str | None 
     Raises TokenizerError when no tokenizer files are there or one is damaged.
     """
     if is_tekken(folder):
-        return load_tekken(folder, config)
+        return load_tekken(folder, config, pre=pre)
     if has_sentencepiece(folder):
         vocabulary = load_sentencepiece(folder, config)
     elif not is_llama_hf(folder):

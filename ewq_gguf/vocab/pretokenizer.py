@@ -41,6 +41,7 @@ PROBE = (
     "...\n\n===\r\n---\n *** \n+++ ;\n",
     "word\u00a0nbsp\u3000ideographic\u2003em zero\u200bwidth",
     "déjàVu fooÉtat ёЖик домДом ÑandÚ",
+    "ÜBER NAÏVE ZÜRICH AÇÃO ÆRØ",
 )
 """Lines on which every two of llama.cpp's splitting rules differ."""
 
@@ -90,6 +91,11 @@ class Rule:
     def runs(self) -> tuple[str, ...]:
         """The regular expressions that llama.cpp applies."""
         return self.llama_cpp or self.forms[0]
+
+
+def rule_of(name: str | None) -> Rule | None:
+    """The splitting rule behind a pre-tokenizer's name; None when it is not in the table."""
+    return next((rule for rule in rules() if name in (rule.name, *rule.aliases)), None)
 
 
 def detect_pretokenizer(tokenizer: HfTokenizer, fingerprints: Mapping[str, str] | None = None) -> Detection:

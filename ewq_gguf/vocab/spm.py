@@ -64,8 +64,29 @@ def load_sentencepiece(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
         scores=table.scores,
         types=table.types,
         notes=tuple(table.notes),
+        overruled=_overruled(folder, len(table.tokens)),
     )
     return vocabulary.with_special(read_special_tokens(folder, config, n_vocab=len(table.tokens)))
+
+
+def _overruled(folder: Path, size: int) -> tuple[int, ...]:
+    """Ids that added_tokens.json names alone: a tokenizer reads that file only where nothing newer lists its tokens
+    (`PreTrainedTokenizerBase._from_pretrained` in transformers 4.57)."""
+    settings_file, file = folder / "tokenizer_config.json", folder / "added_tokens.json"
+    listed = (read_object(settings_file) or {}).get("added_tokens_decoder")
+    if listed is None:
+        return ()
+    found = {
+        text: as_id(value, file, f"the id of {text!r:.60}")
+        for text, value in (read_object(file) or {}).items()
+    }
+    ids = {token_id for token_id in found.values() if token_id < size and str(token_id) not in listed}
+    if not ids:
+        return ()
+    added = (read_object(folder / "tokenizer.json") or {}).get("added_tokens")
+    entries = added if isinstance(added, list) else []
+    known = {entry.get("content") for entry in entries if isinstance(entry, dict)}
+    return tuple(sorted(ids - {token_id for text, token_id in found.items() if text in known}))
 
 
 @dataclass(frozen=True)
@@ -96,7 +117,15 @@ def read_sentencepiece_table(folder: Path, config: Mapping[str, Any]) -> TokenTa
     table = TokenTable.padded(size)
     if n_pieces > size:
         table.notes.append(f"{file}: {n_pieces - size} pieces beyond the model's {size} tokens were left out")
-    for token_id in range(min(n_pieces, size)):
+    put_pieces(processor, file, table)
+    _add_from_added_tokens(folder / "added_tokens.json", table)
+    _add_from_tokenizer_config(folder / "tokenizer_config.json", table)
+    return table
+
+
+def put_pieces(processor: SentencePieceProcessor, file: Path, table: TokenTable) -> None:
+    """Put the model's pieces into the table, as many as it has room for; TokenizerError when one is damaged."""
+    for token_id in range(min(processor.vocab_size(), len(table.tokens))):
         try:
             piece = encode(processor.IdToPiece(token_id), file, f"piece {token_id}")
         except UnicodeDecodeError as error:
@@ -105,9 +134,6 @@ def read_sentencepiece_table(folder: Path, config: Mapping[str, Any]) -> TokenTa
         if not math.isfinite(score):
             raise damaged(file, f"piece {token_id}", f"has the score {score}")
         table.put(token_id, piece, score, _piece_type(processor, token_id))
-    _add_from_added_tokens(folder / "added_tokens.json", table)
-    _add_from_tokenizer_config(folder / "tokenizer_config.json", table)
-    return table
 
 
 def open_sentencepiece(file: Path) -> SentencePieceProcessor:

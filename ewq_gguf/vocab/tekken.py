@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ewq_gguf.errors import TokenizerError
+from ewq_gguf.vocab.byte_letters import byte_letters
 from ewq_gguf.vocab.files import (
     MAX_TOKENS,
     as_id,
@@ -63,8 +64,8 @@ def is_tekken(folder: Path) -> bool:
     return (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file()
 
 
-def load_tekken(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary of `folder`'s tekken.json.
+def load_tekken(folder: Path, config: Mapping[str, Any], *, pre: str | None = None) -> Vocabulary:
+    """The vocabulary of `folder`'s tekken.json; `pre` names another of llama.cpp's pre-tokenizers than tekken.
 
     The chat template is the one llama.cpp knows for the tokenizer's version, else chat_template.jinja.
 
@@ -80,7 +81,7 @@ def load_tekken(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
     n_special = as_id(settings.get("default_num_special_tokens"), file, "config.default_num_special_tokens")
     special = _special_tokens(document, version, n_special, file)
     ranks = _ranks(document, size - n_special, file)
-    symbols = _byte_symbols()
+    symbols = byte_letters()
     pieces = ["".join(symbols[byte] for byte in piece) for piece in ranks]
     tokens = [text.encode() for text in (*special, *pieces)]
     ids = {text: index for index, text in enumerate(special)}
@@ -94,7 +95,7 @@ def load_tekken(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
         raise damaged(file, "special_tokens", f"lack {missing[0]}")
     return Vocabulary(
         model="gpt2",
-        pre="tekken",
+        pre=pre or "tekken",
         tokens=tokens,
         types=[int(TokenType.CONTROL)] * n_special + [int(TokenType.NORMAL)] * len(pieces),
         # Integers, as the converter writes them: the array's type in the file follows from it.
@@ -104,6 +105,7 @@ def load_tekken(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
         add_special={"bos": True, "eos": False},
         chat_template=template,
         notes=tuple(notes),
+        splits=(pattern,) if isinstance(pattern := settings.get("pattern"), str) else (),
     )
 
 
@@ -161,11 +163,3 @@ def _merges(ranks: Mapping[bytes, int], pieces: list[str]) -> list[str]:
         pairs = sorted((left, right) for left, right in cuts if left is not None and right is not None)
         merges += [f"{pieces[left]} {pieces[right]}" for left, right in pairs]
     return merges
-
-
-def _byte_symbols() -> list[str]:
-    """The visible character by which GPT-2's scheme writes each of the 256 bytes."""
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = (byte for byte in range(256) if byte not in visible)
-    moved = {byte: chr(256 + index) for index, byte in enumerate(hidden)}
-    return [moved.get(byte, chr(byte)) for byte in range(256)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from ewq_gguf.vocab.normalizer import NORMALIZER_KEY
 from ewq_gguf.vocab.special import NamedTemplates, SpecialTokens
 
 if TYPE_CHECKING:
@@ -34,9 +35,13 @@ class Vocabulary:
     """One tokenizer, ready to be written; `tokens[i]`, `scores[i]` and `types[i]` belong to token id i.
 
     `special_ids` ("bos", "eos", "unk", "eot", ...) and `add_special` keep the order of llama.cpp's converter.
-    `chat_template` is one text, or (name, text) pairs. `notes` are sentences about what was ignored or
-    assumed, worth a line on the terminal. `origin` is the tokenizer.json (or vocab.json) that it was read from,
-    opened; it is not written.
+    `chat_template` is one text, or (name, text) pairs. `normalizer` is what llama.cpp does not run and our own
+    programs do (see `vocab.normalizer`). `notes` are sentences about what was ignored or assumed, worth a line on
+    the terminal.
+
+    Not written: `origin`, the tokenizer.json (or vocab.json) that it was read from, opened; `splits`, the regular
+    expressions by which another file splits a text; `overruled`, the ids of tokens that only llama.cpp's converter
+    takes for added ones.
     """
 
     model: str
@@ -54,7 +59,10 @@ class Vocabulary:
     token_type_count: int | None = None
     normalizer_lowercase: bool | None = None
     normalizer_strip_accents: bool | None = None
+    normalizer: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    overruled: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    splits: tuple[str, ...] = field(default=(), compare=False, repr=False)
     origin: HfTokenizer | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -109,6 +117,8 @@ class Vocabulary:
             writer.add_bool(f"{_NORMALIZER}.lowercase", self.normalizer_lowercase)
         if self.normalizer_strip_accents is not None:
             writer.add_bool(f"{_NORMALIZER}.strip_accents", self.normalizer_strip_accents)
+        if self.normalizer:
+            writer.add_array(NORMALIZER_KEY, list(self.normalizer))
 
     @staticmethod
     def _add_named_templates(writer: gguf.GGUFWriter, templates: NamedTemplates) -> None:

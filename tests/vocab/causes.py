@@ -10,11 +10,11 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 
 from ewq_gguf.vocab import Vocabulary
-from ewq_gguf.vocab.faithful import rule_of
+from ewq_gguf.vocab.pretokenizer import rule_of
 
 Encode = Callable[[str], list[int]]
 
-# Texts that llama.cpp takes for control tokens whatever their type says, where they are tokens at all
+# Texts that llama.cpp takes for control tokens whatever their type says, or for the unknown token, where they are tokens
 # (src/llama-vocab.cpp, the searches for special tokens by text).
 _ENDS = (
     "</s>",
@@ -27,6 +27,7 @@ _ENDS = (
     "<eos>",
     "<PAD>",
     "[PAD]",
+    "<unk>",
 )
 
 
@@ -79,6 +80,9 @@ class Causes:
             normal = normalizer.normalize_str(text)
             if normal != text and self._llama_cpp(normal) == wanted:
                 return "normalizer"
+        bare = text.replace("\0", "")
+        if bare != text and self._llama_cpp(bare) == self.original(bare):
+            return "null characters"
         if given == _ids(self._whole, text):
             return "whole words"
         if given == _ids(self._ends, text):

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer
 
-from ewq_gguf.vocab import Vocabulary, faithful, limits, load_bpe, load_llama_hf, load_vocabulary
+from ewq_gguf.vocab import (
+    TokenType,
+    Vocabulary,
+    faithful,
+    limits,
+    load_bpe,
+    load_llama_hf,
+    load_sentencepiece,
+    load_vocabulary,
+)
 from ewq_gguf.vocab.pretokenizer import rules
 
 from .gguf_vocab import open_vocab, write_vocab_only
 from .test_pretokenizer import NO_REGEX_STEP, split, steps_document
-from .tiny_tokenizers import byte_fallback_document, byte_level_document, write
+from .tiny_tokenizers import added, byte_fallback_document, byte_level_document, write
 
 MERGED = ("\u2581tea", "\u2581the", "the", "\u2581tt", "ea", "hea")
 IDS = {"bos_token_id": 1, "eos_token_id": 2}
@@ -137,6 +148,58 @@ def test_tekken_json_has_the_limit_of_its_rule() -> None:
     assert "tekken only comes close" in note
 
 
+@pytest.mark.parametrize(
+    ("flags", "normalizer", "told"),
+    [
+        ({"lstrip": True}, None, True),
+        ({"rstrip": True}, None, True),
+        ({"single_word": True}, None, True),
+        ({"normalized": True}, None, False),
+        ({"normalized": True}, {"type": "Lowercase"}, True),
+        ({"normalized": False}, {"type": "Lowercase"}, False),
+        ({"normalized": True}, {"type": "NFC"}, False),
+    ],
+)
+def test_flags_of_added_tokens_are_a_limit(
+    tmp_path: Path, flags: dict[str, bool], normalizer: dict[str, str] | None, told: bool
+) -> None:
+    document = byte_level_document()
+    document["normalizer"] = normalizer
+    tokens = [added(600, "<Tool>", **flags), added(601, "<Other>", **flags), added(602, "<plain>")]
+    document["added_tokens"] = tokens
+    vocabulary = faithful(load_bpe(write(tmp_path, tokenizer=document), {}))
+    found = [note for note in limits(vocabulary) if "finds the added token '<Tool>' and 1 more" in note]
+    assert bool(found) is told
+
+
 def test_no_limit_of_a_byte_fallback_tokenizer(tmp_path: Path) -> None:
     folder = write(tmp_path, tokenizer=byte_fallback_document(MERGED))
     assert limits(faithful(load_llama_hf(folder, IDS))) == ()
+
+
+@pytest.mark.parametrize("newer", ["tokenizer_config", "tokenizer", "same id", None])
+def test_an_overruled_added_tokens_json(tmp_path: Path, reference: Path, newer: str | None) -> None:
+    shutil.copy(reference / "tokenizer.model", tmp_path / "tokenizer.model")
+    size = len(load_sentencepiece(tmp_path, {}))
+    config = {"vocab_size": size + 4, **IDS}
+    files: dict[str, Any] = {"added_tokens": {"<pad>": size, "<foo>": size + 1, "<far>": size + 9}}
+    listed = {str(size + 1): {"content": "<foo>"}}
+    if newer == "same id":
+        listed[str(size)] = {"content": "<other>"}
+    if newer is not None:
+        files["tokenizer_config"] = {"added_tokens_decoder": listed}
+    if newer == "tokenizer":
+        files["tokenizer"] = {"added_tokens": [added(size, "<pad>")]}
+    converters = load_sentencepiece(write(tmp_path, **files), config)
+    assert converters.types[size : size + 2] == [TokenType.USER_DEFINED] * 2
+    ours = faithful(converters)
+    if newer != "tokenizer_config":
+        assert ours is converters
+        return
+    assert ours.types[size : size + 2] == [TokenType.NORMAL, TokenType.USER_DEFINED]
+    assert "'<pad>' is not looked for in a text" in ours.notes[-1]
+    own = SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    [given] = ids(tmp_path, ours, ["a <pad> b"])
+    assert given == own.encode("a <pad> b")
+    assert ids(tmp_path, converters, ["a <pad> b"]) != [given]
+    assert ids(tmp_path, ours, ["<foo>"]) == [[size + 1]]
