@@ -22,6 +22,10 @@ def main() -> None:
     import conversion
     import torch
     from conversion.base import ModelBase, ModelType, TextModel, gguf
+    from transformers import PreTrainedConfig
+
+    # Opening the tokenizer of a model that it does not know, the library wants this for scaled rotary embeddings.
+    PreTrainedConfig.max_position_embeddings = 0
 
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3 (R1): multi-head latent attention, shared and routed experts."""
+"""DeepSeek V2 and V3 (R1), Kimi K2: multi-head latent attention, shared and routed experts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,24 @@ import gguf
 from ewq_gguf.arch.base import Family
 from ewq_gguf.arch.config import Config, finite
 from ewq_gguf.arch.glm4 import GLM_IDS
+from ewq_gguf.arch.lookahead import LOOKAHEAD_NAMES
 from ewq_gguf.arch.views import Reshape, Transpose, take
 from ewq_gguf.arch.vocabularies import with_default_ids
 from ewq_gguf.checkpoint.tensor import Tensor
 from ewq_gguf.errors import UnsupportedModelError
-from ewq_gguf.vocab import Vocabulary, load_bpe
+from ewq_gguf.vocab import Vocabulary, load_bpe, load_kimi_tiktoken
 
 _LAYER = re.compile(r"model\.layers\.(\d{1,6})")
+
+
+def load_deepseek(folder: Path, config: Mapping[str, Any], *, pre: str | None = None) -> Vocabulary:
+    """Byte-level BPE, or Kimi's tiktoken.model where that is all there is.
+
+    Raises:
+        TokenizerError: the files are missing or damaged.
+    """
+    only_ranks = (folder / "tiktoken.model").is_file() and not (folder / "tokenizer.json").is_file()
+    return (load_kimi_tiktoken if only_ranks else load_bpe)(folder, config, pre=pre)
 
 
 class Deepseek2(Family):
@@ -47,7 +58,7 @@ class Deepseek2(Family):
         "routed_scaling_factor": 1.0,
         "v_head_dim": 128,
     }
-    load_vocabulary: ClassVar[Callable[[Path, Mapping[str, Any]], Vocabulary]] = staticmethod(load_bpe)
+    load_vocabulary: ClassVar[Callable[[Path, Mapping[str, Any]], Vocabulary]] = staticmethod(load_deepseek)
 
     def prepare_config(self, config: Config) -> Config:
         config = super().prepare_config(config)
@@ -94,24 +105,33 @@ class Deepseek2(Family):
     def transform(self, name: str, tensor: Tensor, block: int | None) -> Iterable[tuple[str, Tensor]]:
         if not name.endswith("kv_b_proj.weight"):
             return [(name, tensor)]
-        heads = self._n_head_kv
-        keys, values = self.config.required("qk_nope_head_dim"), self.config.required("v_head_dim")
-        if len(tensor.shape) != 2 or tensor.shape[0] != heads * (keys + values):
-            raise UnsupportedModelError(
-                f"{name} has the shape {list(tensor.shape)}; config.json speaks of {heads} heads of "
-                f"{keys} + {values} rows"
-            )
-        per_head = Reshape(tensor, (heads, keys + values, tensor.shape[1]))
-        return [
-            (name.replace("kv_b_proj", "k_b_proj"), Transpose(take(per_head, slice(keys)))),
-            (name.replace("kv_b_proj", "v_b_proj"), take(per_head, slice(keys, None))),
-        ]
+        config = self.config
+        return split_kv_b(
+            name, tensor, self._n_head_kv, config.required("qk_nope_head_dim"), config.required("v_head_dim")
+        )
+
+
+def split_kv_b(name: str, tensor: Tensor, heads: int, keys: int, values: int) -> Iterable[tuple[str, Tensor]]:
+    """kv_b of shape (heads * (keys + values), rank) as k_b (heads, rank, keys) and v_b (heads, values, rank).
+
+    Raises:
+        UnsupportedModelError: another shape than that.
+    """
+    if len(tensor.shape) != 2 or tensor.shape[0] != heads * (keys + values):
+        raise UnsupportedModelError(
+            f"{name} has the shape {list(tensor.shape)}; config.json speaks of {heads} heads of {keys} + {values} rows"
+        )
+    per_head = Reshape(tensor, (heads, keys + values, tensor.shape[1]))
+    return [
+        (name.replace("kv_b_proj", "k_b_proj"), Transpose(take(per_head, slice(keys)))),
+        (name.replace("kv_b_proj", "v_b_proj"), take(per_head, slice(keys, None))),
+    ]
 
 
 class Deepseek3(Deepseek2):
-    """DeepseekV3ForCausalLM: V3, V3.1 and R1, mostly published in FP8."""
+    """DeepseekV3ForCausalLM: V3, V3.1, R1, Kimi K2 and Moonlight, mostly published in FP8."""
 
-    architectures: ClassVar[tuple[str, ...]] = ("DeepseekV3ForCausalLM",)
+    architectures: ClassVar[tuple[str, ...]] = ("DeepseekV3ForCausalLM", "KimiK2ForCausalLM")
     defaults: ClassVar[Mapping[str, Any]] = {
         **Deepseek2.defaults,
         "first_k_dense_replace": 3,
@@ -151,14 +171,7 @@ class Glm4MoeLite(Deepseek2):
         "topk_group": 1,
         "v_head_dim": 256,
     }
-    more_names: ClassVar[Mapping[str, str]] = {
-        "model.layers.{bid}.eh_proj": "blk.{bid}.nextn.eh_proj",
-        "model.layers.{bid}.embed_tokens": "blk.{bid}.nextn.embed_tokens",
-        "model.layers.{bid}.enorm": "blk.{bid}.nextn.enorm",
-        "model.layers.{bid}.hnorm": "blk.{bid}.nextn.hnorm",
-        "model.layers.{bid}.shared_head.head": "blk.{bid}.nextn.shared_head_head",
-        "model.layers.{bid}.shared_head.norm": "blk.{bid}.nextn.shared_head_norm",
-    }
+    more_names: ClassVar[Mapping[str, str]] = LOOKAHEAD_NAMES
 
     @property
     def n_ahead(self) -> int:

@@ -11,6 +11,7 @@ import gguf
 
 from ewq_gguf.arch.base import Family
 from ewq_gguf.arch.config import Config, object_in
+from ewq_gguf.arch.pooling import pooling_type
 from ewq_gguf.arch.views import SliceRows, plus_one
 from ewq_gguf.checkpoint.tensor import Tensor
 from ewq_gguf.errors import UnsupportedModelError
@@ -18,6 +19,8 @@ from ewq_gguf.vocab import Vocabulary, has_sentencepiece, load_bpe, load_sentenc
 
 # CodeGemma's fill-in-the-middle tokens and the end of turn; the converter gives them to every Gemma 1.
 _GEMMA_IDS = {"prefix": 67, "suffix": 69, "middle": 68, "fsep": 70, "eot": 107}
+# Where sentence-transformers keeps what follows the pooling.
+_DENSE = ("2_Dense", "3_Dense")
 
 
 def load_gemma(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
@@ -147,3 +150,30 @@ class Gemma3(Family):
             # Multimodal checkpoints carry rows for placeholders that are no tokens.
             return [(name, SliceRows(tensor, 0, size))]
         return [(name, tensor)]
+
+
+class EmbeddingGemma(Gemma3):
+    """Gemma3TextModel: an embedding model whose tensors lack the common prefix."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("Gemma3TextModel",)
+    arch: ClassVar[str] = "gemma-embedding"
+    _has_dense = False
+
+    def rename(self, name: str) -> str | None:
+        new = super().rename(name)
+        return new if new is None or new.startswith("model.") else f"model.{new}"
+
+    def add_metadata(self, writer: gguf.GGUFWriter) -> None:
+        super().add_metadata(writer)
+        if self.config.find("sliding_window_pattern") == 1:
+            writer.add_sliding_window(self.config.required("sliding_window"))
+
+    def add_folder_metadata(self, writer: gguf.GGUFWriter, folder: Path) -> None:
+        if (pooling := pooling_type(folder)) is not None:
+            writer.add_pooling_type(pooling)
+        # Without them its vectors are those before the last two projections, as in the converter's own files.
+        self._has_dense = any((folder / name / "model.safetensors").is_file() for name in _DENSE)
+
+    def notes(self) -> list[str]:
+        left = f"the projections in {' and '.join(_DENSE)} are left out, as llama.cpp's converter does"
+        return [*super().notes(), *([left] if self._has_dense else [])]

@@ -1,4 +1,4 @@
-"""Qwen2, Qwen2.5 and Qwen3, dense and with experts."""
+"""Qwen, Qwen2, Qwen2.5 and Qwen3, dense and with experts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,24 @@ from ewq_gguf.arch.experts import split_gate_up
 from ewq_gguf.arch.pooling import pooling_type
 from ewq_gguf.arch.vocabularies import sentencepiece_or_bpe
 from ewq_gguf.checkpoint.tensor import Tensor
-from ewq_gguf.vocab import Vocabulary, load_bpe
+from ewq_gguf.vocab import Vocabulary, load_bpe, load_qwen_tiktoken
+
+
+class Qwen(Family):
+    """QWenLMHeadModel (conversion/qwen.py): the models of 2023, with fused query, key and value."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("QWenLMHeadModel",)
+    arch: ClassVar[str] = "qwen"
+    load_vocabulary: ClassVar[Callable[[Path, Mapping[str, Any]], Vocabulary]] = staticmethod(
+        load_qwen_tiktoken
+    )
+
+    def add_metadata(self, writer: gguf.GGUFWriter) -> None:
+        super().add_metadata(writer)
+        if self.config.number("rms_norm_eps", "norm_eps") is None:
+            # Its norms are RMS norms and llama.cpp wants their epsilon under that name; published configs call it
+            # layer_norm_epsilon, and the pinned converter's files then do not load.
+            writer.add_layer_norm_rms_eps(self.config.required_number("layer_norm_epsilon"))
 
 
 class Qwen2(Family):

@@ -267,10 +267,16 @@ class Computed(Tensor):
 
 
 def plus_one(source: Tensor) -> Tensor:
-    """Weights plus one: norms that are stored as offsets from one.
+    """Weights plus one: norms that are stored as offsets from one."""
+    return plus(source, 1.0)
 
-    The sum is rounded to F16 for an F16 source, as in llama.cpp's converter, and exact in float32 otherwise.
+
+def plus(source: Tensor, amount: float) -> Tensor:
+    """Weights plus a number.
+
+    The sum is rounded to F16 for an F16 source, as in llama.cpp's converter, and to float32 otherwise.
     """
+    single = np.float32(amount)
     if source.dtype is DType.F16:
-        return Computed(source, lambda rows, _: (rows.astype(np.float16) + np.float16(1)).astype(np.float32))
-    return Computed(source, lambda rows, _: rows + np.float32(1.0))
+        return Computed(source, lambda rows, _: (rows + single).astype(np.float16).astype(np.float32))
+    return Computed(source, lambda rows, _: rows + single)

@@ -29,8 +29,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 SMALL_FILES = frozenset(
     {
         "README.md", "added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json",
-        "generation_config.json", "merges.txt", "modules.json", "params.json", "special_tokens_map.json",
-        "tekken.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+        "generation_config.json", "hy.tiktoken", "merges.txt", "modules.json", "params.json", "qwen.tiktoken",
+        "rwkv_vocab_v20230424.txt", "sentencepiece.bpe.model", "special_tokens_map.json", "tekken.json", "tiktoken.model",
+        "tokenizer.json", "tokenizer.jsonl", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
         "1_Pooling/config.json",
     }
 )  # fmt: skip

@@ -15,6 +15,9 @@ from reference_converter import ReferenceConverter  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def converter() -> Iterator[ReferenceConverter]:
-    with ReferenceConverter() as started:
-        yield started
+def converter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReferenceConverter]:
+    with pytest.MonkeyPatch.context() as patch:
+        # Where transformers copies the code that stands in for a tiktoken tokenizer's own.
+        patch.setenv("HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        with ReferenceConverter() as started:
+            yield started

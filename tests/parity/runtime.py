@@ -34,3 +34,23 @@ def logits(path: Path, n_tokens: int = 32) -> npt.NDArray[np.float32]:
         return np.array(model.scores[:n_tokens])
     finally:
         model.close()
+
+
+def embeddings(path: Path) -> npt.NDArray[np.float32]:
+    """The vectors of two texts: float32 (2, width).
+
+    Raises:
+        AssertionError: llama.cpp does not take the file; the message is its log's end.
+    """
+    _LOG.clear()
+    llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
+    try:
+        model = llama_cpp.Llama(str(path), n_ctx=64, n_batch=64, n_threads=1, embedding=True, verbose=False)
+    except ValueError as error:
+        raise AssertionError(b"".join(_LOG[-6:]).decode(errors="replace")) from error
+    try:
+        return np.array(
+            [model.embed(text) for text in ("the tin and the reed", "he sat on an oar")], np.float32
+        )
+    finally:
+        model.close()

@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from tests.tiny.case import Case
-from tests.tiny.vocabularies import write_bpe, write_fallback_bpe, write_phi, write_sentencepiece
+from tests.tiny.tiktoken import write_tiktoken
+from tests.tiny.vocabularies import (
+    write_bpe,
+    write_fallback_bpe,
+    write_phi,
+    write_plamo,
+    write_rwkv,
+    write_sentencepiece,
+    write_unigram,
+    write_wordpiece,
+)
 from tests.tiny.weights import Stored, codes, noise, store, weights, write_safetensors
 
 _GEMMA = ("<pad>", "<eos>", "<bos>", "<unk>")
@@ -39,6 +49,16 @@ def _write_tokenizer(case: Case, folder: Path) -> None:
         write_sentencepiece(folder, _GEMMA)
     elif case.tokenizer == "gemma4":
         write_fallback_bpe(folder, (*_GEMMA, *case.added))
+    elif case.tokenizer == "wordpiece":
+        write_wordpiece(folder)
+    elif case.tokenizer == "rwkv":
+        write_rwkv(folder)
+    elif case.tokenizer == "unigram":
+        write_unigram(folder)
+    elif case.tokenizer == "plamo":
+        write_plamo(folder)
+    elif "tiktoken" in case.tokenizer:
+        write_tiktoken(folder / case.tokenizer)
     else:
         write_bpe(folder, case.added)
     if case.tokenizer == "gpt2":
@@ -65,6 +85,18 @@ def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
 
 def _quantized(case: Case, name: str, shape: tuple[int, ...]) -> dict[str, Stored]:
     rows, columns = shape
+    if case.storage == "fp8-sliced":
+        # Four slices, each with blocks of 128 rows of its own.
+        grid = (4 * -(-rows // 4 // 128) if "qkv" in name else -(-rows // 128), -(-columns // 128))
+        return {name: codes(name, shape, "F8_E4M3"), f"{name}_scale_inv": _scales(name, grid, 0.0008)}
+    if case.storage == "mxfp4-experts":
+        if ".experts." not in name:
+            return {name: store(weights(name, shape), case.dtype)}
+        exponents = (120 + 2 * noise(f"{name}.scale", (rows, columns // 32))).astype(np.uint8)
+        return {
+            name: codes(name, (rows, columns // 2), "U8"),
+            f"{name}_scale": Stored("U8", exponents),
+        }
     if case.storage == "fp8-block":
         block = case.config["quantization_config"]["weight_block_size"]
         grid = tuple(-(-n // b) for n, b in zip(shape, block))

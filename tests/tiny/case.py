@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.tiny import shapes
+from tests.tiny.vocabularies import PRE
 
 Config = dict[str, Any]
 BASE: Config = {
@@ -31,12 +32,17 @@ class Case:
         name: file-system friendly, unique.
         config: config.json.
         shapes: tensor names and shapes out of the config.
-        tokenizer: "bpe", "gpt2", "spm", "phi", "gemma" or "gemma4" (see `build`).
+        tokenizer: "bpe", "gpt2", "spm", "phi", "gemma", "gemma4", "plamo", "rwkv", "unigram", "wordpiece", or the name of a tiktoken file (see `build`).
         dtype: storage type of the weights.
         storage: "" or a way of quantizing (see `build`).
         types: `--outtype`s to compare under.
         added: added tokens of a BPE tokenizer.
         files: more files of the folder and their content, written as JSON.
+        pre: the pre-tokenizer that the reference is told.
+        differs: metadata keys that differ from the reference's file, or that only one of the two has.
+        embeds: whether the model makes vectors of texts, not logits.
+        loads: whether llama.cpp takes the reference's file.
+        why: what the differences come from.
     """
 
     name: str
@@ -48,6 +54,11 @@ class Case:
     types: tuple[str, ...] = ("bf16",)
     added: tuple[str, ...] = ("<|endoftext|>",)
     files: Mapping[str, Any] = field(default_factory=dict)
+    pre: str = PRE
+    differs: tuple[str, ...] = ()
+    embeds: bool = False
+    loads: bool = True
+    why: str = ""
 
 
 def config_of(architecture: str, model_type: str, **values: Any) -> Config:

@@ -141,3 +141,113 @@ def write_fallback_bpe(folder: Path, specials: tuple[str, ...]) -> int:
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return len(texts)
+
+
+def write_plamo(folder: Path) -> int:
+    """PLaMo's tokenizer.jsonl; the number of its tokens."""
+    rows: list[list[object]] = [["<|plamo:unk|>", 0.0, "UNKNOWN"], ["<|plamo:bos|>", 0.0, "CONTROL"]]
+    rows += [
+        ["<|plamo:eos|>", 0.0, "CONTROL"],
+        ["<|plamo:pad|>", 0.0, "CONTROL"],
+        ["<|plamo:op|>", 0.0, "NORMAL"],
+    ]
+    rows += [[f"<0x{i:02X}>", 0.0, "BYTE"] for i in range(256)]
+    rows += [[text, -float(rank), "NORMAL"] for rank, text in enumerate((*_PAIRS, *"etaoinshrdlu "), 1)]
+    lines = (json.dumps([*row, None], ensure_ascii=False) + "\n" for row in rows)
+    (folder / "tokenizer.jsonl").write_text("".join(lines), encoding="utf-8")
+    settings = {f"{kind}_token": f"<|plamo:{kind}|>" for kind in ("bos", "eos", "unk", "pad")}
+    settings = {"tokenizer_class": "PlamoTokenizer", "chat_template": "{{ messages }}", **settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return len(rows)
+
+
+def write_wordpiece(folder: Path) -> int:
+    """A lower-casing WordPiece tokenizer.json; the number of its tokens."""
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    letters = "etaoinshrdlu"
+    texts = [
+        *special,
+        *letters,
+        *(f"##{c}" for c in letters),
+        *_PAIRS,
+        *(f"##{pair}" for pair in _PAIRS),
+        ".",
+    ]
+    around = [{"SpecialToken": {"id": text, "type_id": 0}} for text in ("[CLS]", "[SEP]")]
+    single = [around[0], {"Sequence": {"id": "A", "type_id": 0}}, around[1]]
+    document = {
+        "version": "1.0",
+        "added_tokens": [_added(i, text) for i, text in enumerate(special)],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": True,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [
+                *single,
+                {"Sequence": {"id": "B", "type_id": 1}},
+                {"SpecialToken": {"id": "[SEP]", "type_id": 1}},
+            ],
+            "special_tokens": {
+                text: {"id": text, "ids": [texts.index(text)], "tokens": [text]}
+                for text in ("[CLS]", "[SEP]")
+            },
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {text: i for i, text in enumerate(texts)},
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    names = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    settings |= {f"{name}_token": text for name, text in names.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return len(texts)
+
+
+def write_rwkv(folder: Path) -> int:
+    """RWKV's vocabulary of bytes, an empty line at its place, and pairs; the number of its tokens, id 0 included."""
+    texts: list[bytes] = [bytes([i]) for i in range(256)]
+    texts += [
+        b"\t\t",
+        b"\t\n",
+        b"\n\t",
+        b"\r\n",
+        b"\n\n",
+        *(pair.encode() for pair in _PAIRS),
+        b"it's",
+    ]
+    lines = []
+    for i, token in enumerate(texts, 1):
+        literal = repr(token.decode()) if token.isascii() else repr(token)
+        lines.append(f"{i} {literal} {len(token)}\n")
+    (folder / "rwkv_vocab_v20230424.txt").write_text("".join(lines), encoding="utf-8")
+    return len(texts) + 1
+
+
+def write_unigram(folder: Path) -> int:
+    """XLM-RoBERTa's sentencepiece.bpe.model; the number of its pieces."""
+    pieces = [("<unk>", 0.0, _UNKNOWN), ("<s>", 0.0, _CONTROL), ("</s>", 0.0, _CONTROL)]
+    texts = [_SPACE, *"etaoinshrdlu.", *_PAIRS, f"{_SPACE}th", f"{_SPACE}the", f"{_SPACE}and"]
+    pieces += [(text, -1.0 - rank / 8, _NORMAL) for rank, text in enumerate(texts)]
+    data = b"".join(
+        _field(1, _field(1, text.encode()) + _field(2, score) + _field(3, kind))
+        for text, score, kind in pieces
+    )
+    data += _field(2, _field(3, 1) + _field(40, 0) + _field(41, 1) + _field(42, 2))
+    data += _field(3, _field(1, b"identity") + _field(3, 1) + _field(4, 1) + _field(5, 1))
+    (folder / "sentencepiece.bpe.model").write_bytes(data)
+    settings = {"tokenizer_class": "XLMRobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return len(pieces)
