@@ -212,7 +212,9 @@ class MappedWorkbench:
 
     def _try_out(self) -> None:
         """Change one tensor, see the logits change and come back."""
-        name = next((n for n in self._slots if n.startswith("blk.")), next(iter(self._slots), None))
+        # A large one: some architectures carry small tensors that llama.cpp never uses (RWKV 7's first block).
+        inside = [n for n in self._slots if n.startswith("blk.")]
+        name = max(inside or self._slots, key=lambda n: self._slots[n].n_bytes, default=None)
         if name is None:
             raise EvaluationError(f"{self.path} holds no weight matrix in F32, F16 or BF16 to probe")
         before = self._few_logits()
