@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from ewq_gguf.vocab.normalizer import known_forms, normalized
+from ewq_gguf.vocab.vocabulary import TokenType
 
 _log = logging.getLogger(__name__)
-
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Normalizing:
             )
             return {token.decode("utf-8", "surrogateescape"): number for token, number in found if token}
 
-        return cls(names, of_type(_USER_DEFINED), of_type(_CONTROL, _UNKNOWN))
+        return cls(names, of_type(TokenType.USER_DEFINED), of_type(TokenType.CONTROL, TokenType.UNKNOWN))
 
     def cut(self, text: bytes, *, parse_special: bool) -> Cut | None:
         """`text` taken apart and normalized; None where it is no UTF-8, which is then left as it is."""

@@ -10,7 +10,7 @@ in src/llama-vocab.cpp, kept in pretokenizers.json); this depends on no id.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -256,8 +256,12 @@ def cuts(splitter: Any) -> tuple[Cuts, ...]:
 @cache
 def rule_cuts(form: tuple[str, ...]) -> tuple[Cuts, ...]:
     """Where regular expressions, applied one after the other, cut the lines of `PROBE`."""
-    splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in form]
-    return cuts(pre_tokenizers.Sequence(splits))
+    return cuts(pre_tokenizers.Sequence(splits(form)))
+
+
+def splits(form: Iterable[str]) -> list[Any]:
+    """Regular expressions as steps of the `tokenizers` library."""
+    return [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in form]
 
 
 def distances(own: tuple[Cuts, ...], theirs: tuple[Cuts, ...]) -> tuple[int, ...]:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ewq_gguf.vocab.byte_letters import byte_letters
 from ewq_gguf.vocab.hf import build_backend
-from ewq_gguf.vocab.pretokenizer import PROBE, Rule, rule_of
+from ewq_gguf.vocab.pretokenizer import PROBE, Rule, rule_of, splits
 from ewq_gguf.vocab.vocabulary import Vocabulary
 
 # The rules under which llama.cpp does not build a word that is a token from its merges (`ignore_merges` in
@@ -128,9 +128,8 @@ def own_form(vocabulary: Vocabulary) -> tuple[str, ...] | None:
 
 
 def _splitter(form: Iterable[str]) -> Any:
-    splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in form]
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([*splits, letters])
+    return pre_tokenizers.Sequence([*splits(form), letters])
 
 
 def _as_texts(tokens: Iterable[str]) -> Iterable[str]:

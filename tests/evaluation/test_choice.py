@@ -177,7 +177,7 @@ def _write_mmlu(path: Path, n: int) -> Path:
 def test_mmlu_letters_equal_raw_logits(coarse: Path, tmp_path: Path, shots: int) -> None:
     """The letter with the largest logit after `Answer:`, read off one context by hand."""
     source = _write_mmlu(tmp_path / "made_up_test.csv", 25)
-    _check_letters(coarse, load_questions(source, shots=shots))
+    assert _clear_letters(coarse, load_questions(source, shots=shots)) > 12
 
 
 @pytest.mark.slow
@@ -185,10 +185,11 @@ def test_mmlu_letters_equal_raw_logits(coarse: Path, tmp_path: Path, shots: int)
 def test_real_mmlu_letters_equal_raw_logits(coarse: Path) -> None:
     questions = load_questions(SHARED_MMLU / "clinical_knowledge_test.csv", limit=100)
     assert len(questions) == 100
-    _check_letters(coarse, questions)
+    assert _clear_letters(coarse, questions) > 50
 
 
-def _check_letters(path: Path, questions: Sequence[Question]) -> None:
+def _clear_letters(path: Path, questions: Sequence[Question]) -> int:
+    """Compares every question; how many have one letter clearly before the others."""
     found = answer_questions(path, questions, settings=Settings(n_threads=1))
     clear = 0
     with Engine(path, n_ctx=8192, n_batch=8192, n_seq=1, n_threads=1) as engine:
@@ -207,7 +208,7 @@ def _check_letters(path: Path, questions: Sequence[Question]) -> None:
             if best[-1] - best[-2] > 0.05:
                 clear += 1
                 assert found.picks[number] == by_hand.argmax()
-    assert clear > len(questions) // 2
+    return clear
 
 
 def test_models_that_cannot_share_a_prefix(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
