@@ -18,6 +18,9 @@ import numpy.typing as npt
 from ewq_gguf.errors import EvaluationError
 from ewq_gguf.evaluation.gguf_check import check_gguf
 from ewq_gguf.evaluation.native import cache_type, default_threads, forget_log, last_log_lines, llama
+from ewq_gguf.evaluation.tokenizing import tell_split
+from ewq_gguf.vocab.hf import library_errors
+from ewq_gguf.vocab.own_bpe import OwnBPE
 
 I32Array = npt.NDArray[np.int32]
 F32Array = npt.NDArray[np.float32]
@@ -173,9 +176,13 @@ class Engine:
         wants_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
         bos = int(lib.llama_vocab_bos(self._vocab))
         self.bos = bos if wants_bos and bos >= 0 else None
-        # Elsewhere llama.cpp normalizes by itself, or pieces cannot be told apart from a text's beginning.
+        # Elsewhere llama.cpp does it by itself, or pieces cannot be told apart from a text's beginning.
         bpe = int(lib.llama_vocab_type(self._vocab)) == _VOCAB_TYPE_BPE
-        self._normalizing = self.summary.normalizing if bpe else None
+        self._tokenizing = self.summary.tokenizing if bpe else None
+        self._null_token = None if bpe else self.summary.null_token
+        self._null_byte = -1
+        if self._null_token is not None:
+            self._null_byte = int(self._ids(b"\0", False, False)[-1])
         self.recurrent = bool(
             lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         )
@@ -240,23 +247,34 @@ class Engine:
     ) -> I32Array:
         """Token ids as llama-perplexity makes them: BOS where the model says so, no special tokens parsed.
 
-        Other than llama-perplexity, a text is normalized first where the file says that its tokenizer does so
-        (`Normalizing`); a text that is no UTF-8 is not.
+        Other than llama-perplexity, a text is normalized first and split as the tokenizer does it where the file
+        says so (`Tokenizing`); a text that is no UTF-8 is not.
 
         Raises:
-            EvaluationError: llama.cpp cannot tokenize the text.
+            EvaluationError: the text cannot be tokenized.
         """
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        cut = self._normalizing.cut(data, parse_special=parse_special) if self._normalizing else None
-        if cut is None or not (cut.changed or parse_special):
+        cut = self._tokenizing.cut(data, parse_special=parse_special) if self._tokenizing else None
+        bpe = self._tokenizing.bpe if self._tokenizing else None
+        if cut is None or not (cut.changed or parse_special or bpe):
             return self._ids(data, add_special, parse_special)
         around = self._ids(b"", add_special, False)
         first = int(add_special and self.bos is not None)
-        inside = (
-            np.array([part], dtype=np.int32) if isinstance(part, int) else self._ids(part, False, False)
-            for part in cut.parts
-        )
+        inside = [self._ids_of(part, bpe) for part in cut.parts]
         return np.concatenate([around[:first], *inside, around[first:]])
+
+    def _ids_of(self, part: str | int, bpe: OwnBPE | None) -> I32Array:
+        """Of an added token or a piece of text."""
+        if isinstance(part, int):
+            return np.array([part], dtype=np.int32)
+        theirs = self._ids(part.encode(), False, False)
+        if bpe is None:
+            return theirs
+        with library_errors(self.path):
+            ours = np.array(bpe.ids(part), dtype=np.int32)
+        if not np.array_equal(ours, theirs):
+            tell_split()
+        return ours
 
     def _ids(self, data: bytes, add_special: bool, parse_special: bool) -> I32Array:
         capacity = len(data) + 8
@@ -269,9 +287,15 @@ class Engine:
                 )
             )
             if n >= 0:
-                return out[:n].copy()
+                return self._with_nulls(out[:n].copy(), data)
             capacity = -n
         raise EvaluationError(f"{self.path} cannot tokenize a text of {len(data):,} bytes")
+
+    def _with_nulls(self, ids: I32Array, data: bytes) -> I32Array:
+        """With the vocabulary's own token for null characters, where llama.cpp knows only the byte's."""
+        if self._null_token is not None and b"\0" in data:
+            ids[ids == self._null_byte] = self._null_token
+        return ids
 
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for; control tokens are empty."""

@@ -16,15 +16,21 @@ from pathlib import Path
 from ewq_gguf.checkpoint.growing import MAX_ARRAY_ITEMS, GrowingPrefix
 from ewq_gguf.checkpoint.regular import regular_stat
 from ewq_gguf.errors import EvaluationError
-from ewq_gguf.evaluation.normalizing import Normalizing
+from ewq_gguf.evaluation.tokenizing import Tokenizing
 from ewq_gguf.ggml.types import GGMLType
-from ewq_gguf.vocab.normalizer import MAX_STEPS, NORMALIZER_KEY
+from ewq_gguf.vocab.normalizer import NORMALIZER_KEY
+from ewq_gguf.vocab.own_bpe import IGNORE_MERGES_KEY, SPLITS_KEY, OwnBPE, known_form
 
 _SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_STRING, _ARRAY, _UINT32, _INT32 = 8, 9, 4, 5
+_STRING, _ARRAY, _UINT32, _INT32, _BOOL = 8, 9, 4, 5, 7
 _MAX_DIMENSIONS = 4
-_NORMALIZER = NORMALIZER_KEY.encode()
-_TOKENS, _TOKEN_TYPES = b"tokenizer.ggml.tokens", b"tokenizer.ggml.token_type"
+_NORMALIZER, _SPLITS, _IGNORE_MERGES = (
+    key.encode() for key in (NORMALIZER_KEY, SPLITS_KEY, IGNORE_MERGES_KEY)
+)
+_OURS = (_NORMALIZER, _SPLITS, _IGNORE_MERGES)
+_TOKENS, _TOKEN_TYPES, _MERGES = (b"tokenizer.ggml." + name for name in (b"tokens", b"token_type", b"merges"))
+# A string of one null character as it stands in a file: its length, then itself.
+_NULL_STRING = struct.pack("<Q", 1) + b"\0"
 _KNOWN_TYPES = frozenset(int(ggml_type) for ggml_type in GGMLType)
 
 
@@ -38,7 +44,8 @@ class GgufSummary:
         quantized: whether any tensor is stored in a block-quantized type.
         n_bytes: size of the file in bytes.
         tokenizer: digest of the tokenizer's metadata; files with equal ones split every text alike.
-        normalizing: what is done to a text before it is split, or None.
+        tokenizing: what llama.cpp does not do to a text as the tokenizer does, or None.
+        null_token: id of the token that is a null character, which llama.cpp takes for an empty one; or None.
     """
 
     architecture: str
@@ -46,7 +53,8 @@ class GgufSummary:
     quantized: bool
     n_bytes: int
     tokenizer: str
-    normalizing: Normalizing | None = None
+    tokenizing: Tokenizing | None = None
+    null_token: int | None = None
 
 
 class _Cursor:
@@ -89,6 +97,11 @@ class _Cursor:
             return []
         start = self.skip(4 * count)
         return list(struct.unpack_from(f"<{count}i", self.data, start))
+
+    def flag(self, at: int) -> bool:
+        """The bool whose type stands at `at`; False for any other value."""
+        self.at = at
+        return self.number("I") == _BOOL and self.number("B") == 1
 
     def value(self, kind: int) -> bytes | int | None:
         """Read a string, a UINT32, or step over any other value."""
@@ -155,23 +168,26 @@ def _scan(path: Path, cursor: _Cursor) -> GgufSummary:
     architecture, alignment = "", 32
     tokenizer = hashlib.blake2b(digest_size=16)
     keys: set[bytes] = set()
-    arrays: dict[bytes, int] = {}
+    places: dict[bytes, int] = {}
+    null_seen = False
     for _ in range(n_values):
         start = cursor.at
         key = cursor.string()
         if key in keys:
             raise ValueError(f"the key {key[:64]!r} a second time")
         keys.add(key)
-        if key in (_NORMALIZER, _TOKENS, _TOKEN_TYPES):
-            arrays[key] = cursor.at
+        if key in _OURS or key in (_TOKENS, _TOKEN_TYPES, _MERGES):
+            places[key] = cursor.at
         value = cursor.value(cursor.number("I"))
-        if key.startswith(b"tokenizer.ggml.") or key == _NORMALIZER:
+        if key == _TOKENS:
+            null_seen = cursor.data.find(_NULL_STRING, start, cursor.at) >= 0
+        if key.startswith(b"tokenizer.ggml.") or key in _OURS:
             tokenizer.update(cursor.data[start : cursor.at])
         if key == b"general.architecture" and isinstance(value, bytes):
             architecture = value.decode("utf-8", "replace")
         elif key == b"general.alignment" and isinstance(value, int) and value > 0:
             alignment = value
-    places: list[tuple[bytes, int, int]] = []
+    stored: list[tuple[bytes, int, int]] = []
     names: set[bytes] = set()
     quantized = False
     for _ in range(n_tensors):
@@ -192,27 +208,38 @@ def _scan(path: Path, cursor: _Cursor) -> GgufSummary:
             quantized |= ggml_type.is_quantized
         else:
             quantized = True
-        places.append((name, offset, n_bytes))
+        stored.append((name, offset, n_bytes))
     start = -(-cursor.at // alignment) * alignment
-    for name, offset, n_bytes in places:
+    for name, offset, n_bytes in stored:
         if start + offset + n_bytes > size:
             raise EvaluationError(
                 f"{path} is truncated: tensor {name.decode('utf-8', 'replace')} ends at byte "
                 f"{start + offset + n_bytes:,}, the file at {size:,}; download or convert it again"
             )
-    normalizing = _normalizing(cursor, arrays) if _NORMALIZER in arrays else None
-    return GgufSummary(architecture, n_tensors, quantized, size, tokenizer.hexdigest(), normalizing)
+    ours = any(key in places for key in _OURS)
+    tokenizing = _tokenizing(cursor, places) if ours else None
+    null = _null_token(cursor, places[_TOKENS]) if _TOKENS in places and null_seen else None
+    return GgufSummary(architecture, n_tensors, quantized, size, tokenizer.hexdigest(), tokenizing, null)
 
 
-def _normalizing(cursor: _Cursor, arrays: dict[bytes, int]) -> Normalizing | None:
-    """Read again what the normalizer needs; every other file is spared the lists."""
-    steps, tokens, types = (
-        cursor.array(arrays[key]) if key in arrays else [] for key in (_NORMALIZER, _TOKENS, _TOKEN_TYPES)
-    )
-    if len(steps) > MAX_STEPS:
-        return None
-    return Normalizing.of(
-        [step for step in steps if isinstance(step, bytes)],
-        [token for token in tokens if isinstance(token, bytes)],
-        [kind for kind in types if isinstance(kind, int)],
-    )
+def _null_token(cursor: _Cursor, place: int) -> int | None:
+    tokens = cursor.array(place)
+    return next((number for number, token in enumerate(tokens) if token == b"\0"), None)
+
+
+def _tokenizing(cursor: _Cursor, places: dict[bytes, int]) -> Tokenizing | None:
+    """Read again what our own way needs; every other file is spared the lists."""
+
+    def strings(key: bytes) -> list[bytes]:
+        found = cursor.array(places[key]) if key in places else []
+        return [item for item in found if isinstance(item, bytes)]
+
+    steps, form, tokens = (strings(key) for key in (_NORMALIZER, _SPLITS, _TOKENS))
+    types = cursor.array(places[_TOKEN_TYPES]) if _TOKEN_TYPES in places else []
+    bpe = None
+    regexes = [pattern.decode("utf-8", "replace") for pattern in form]
+    if known_form(regexes):
+        merges = [merge.decode("utf-8", "replace") for merge in strings(_MERGES)]
+        whole = _IGNORE_MERGES in places and cursor.flag(places[_IGNORE_MERGES])
+        bpe = OwnBPE(tokens, merges, regexes, ignore_merges=whole)
+    return Tokenizing.of(steps, tokens, [kind for kind in types if isinstance(kind, int)], bpe)

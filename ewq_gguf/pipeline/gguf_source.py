@@ -22,7 +22,7 @@ from ewq_gguf.checkpoint.tensor import AnyArray, DType
 from ewq_gguf.errors import CheckpointError
 from ewq_gguf.ggml import GGMLType, ggml
 from ewq_gguf.model import EncodedTensor, Model, ModelTensor
-from ewq_gguf.vocab.normalizer import NORMALIZER_KEY
+from ewq_gguf.vocab.vocabulary import OWN_KEYS
 
 SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
 _SIZES = {int(t): (t.block_size, t.block_bytes) for t in GGMLType}
@@ -177,7 +177,7 @@ def model_from_gguf(path: Path) -> Model:
     metadata = {
         key: value
         for key, value in first.metadata.items()
-        if key == NORMALIZER_KEY or (key not in _OF_THE_FILE and not key.startswith(_OWN_PREFIX))
+        if key in OWN_KEYS or (key not in _OF_THE_FILE and not key.startswith(_OWN_PREFIX))
     }
     architecture = {"general.architecture": gguf.GGUFValue(facts.arch, gguf.GGUFValueType.STRING)}
     return Model(facts.arch, {**architecture, **metadata}, tuple(tensors), _fingerprint(metadata, tensors))

@@ -22,6 +22,9 @@ trained on:
 - `normalizer`: llama.cpp runs none before BPE. Unicode normalization forms are kept under a key of ours, for our own
   programs (`vocab.normalizer`); nothing makes llama.cpp's programs run them.
 
+Where no rule of llama.cpp's splits as the tokenizer does, its own regular expressions are kept too, for our own
+programs (`vocab.own_bpe`).
+
 The other way round nothing changes: a tokenizer.json that says nothing of whole words keeps a name under which
 llama.cpp takes them whole, for files older than the setting cannot say it.
 """
@@ -38,7 +41,7 @@ from typing import Any
 from ewq_gguf.vocab.closest import closest_rule, own_cuts
 from ewq_gguf.vocab.hf import HfTokenizer, library_errors
 from ewq_gguf.vocab.normalizer import unicode_forms
-from ewq_gguf.vocab.pretokenizer import first_difference, rule_cuts, rule_of
+from ewq_gguf.vocab.pretokenizer import first_difference, rule_cuts, rule_of, rules
 from ewq_gguf.vocab.vocabulary import TokenType, Vocabulary
 
 
@@ -66,7 +69,7 @@ def faithful(vocabulary: Vocabulary, *, keep_pre: bool = False) -> Vocabulary:
     forms = () if tokenizer is None else unicode_forms(tokenizer.document)
     if forms:
         vocabulary = replace(vocabulary, normalizer=forms)
-    return vocabulary if keep_pre else _with_closest_rule(vocabulary)
+    return _with_own_splits(vocabulary if keep_pre else _with_closest_rule(vocabulary))
 
 
 def _in_merge_order(vocabulary: Vocabulary, tokenizer: HfTokenizer) -> Vocabulary:
@@ -151,3 +154,17 @@ def _with_closest_rule(vocabulary: Vocabulary) -> Vocabulary:
         f"for programs too old to know {name}, take --tokenizer converter"
     )
     return replace(vocabulary, pre=name, notes=(*vocabulary.notes, note))
+
+
+def _with_own_splits(vocabulary: Vocabulary) -> Vocabulary:
+    """With the tokenizer's regular expressions where llama.cpp's rule is another and ours knows them."""
+    rule = rule_of(vocabulary.pre)
+    file = Path("the tokenizer") if vocabulary.origin is None else vocabulary.origin.file
+    with library_errors(file):
+        own = own_cuts(vocabulary)
+    if own is None or rule is None or own == rule_cuts(rule.runs) or not vocabulary.merges:
+        return vocabulary
+    forms = (form for known in (rule, *rules()) for form in known.forms)
+    form = next((form for form in forms if rule_cuts(form) == own), ())
+    whole = vocabulary.origin is None or vocabulary.origin.takes_words_whole
+    return replace(vocabulary, own_splits=form, ignore_merges=whole)

@@ -88,7 +88,8 @@ def _of_splitting(vocabulary: Vocabulary) -> tuple[str, ...]:
     if rule is None or own is None or own == rule_cuts(rule.runs):
         return ()
     mine, other = first_difference(own, rule_cuts(rule.runs))
+    ours = "; ewq-gguf's own commands cut as the tokenizer does" if vocabulary.own_splits else ""
     return (
         f"{file}: llama.cpp's pre-tokenizer {vocabulary.pre} only comes close: it cuts out {other!r} "
-        f"where the tokenizer cuts out {mine!r}",
+        f"where the tokenizer cuts out {mine!r}{ours}",
     )

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer
 
 from ewq_gguf.vocab.byte_letters import byte_letters
 from ewq_gguf.vocab.hf import build_backend
-from ewq_gguf.vocab.pretokenizer import PROBE, Rule, rule_of, splits
+from ewq_gguf.vocab.own_bpe import backend_of, byte_level
+from ewq_gguf.vocab.pretokenizer import PROBE, Rule, rule_of
 from ewq_gguf.vocab.vocabulary import Vocabulary
 
 # The rules under which llama.cpp does not build a word that is a token from its merges (`ignore_merges` in
@@ -53,13 +54,9 @@ class Trial:
         form = own_form(vocabulary)
         if form is None or not vocabulary.merges:
             return None
-        ids = {token.decode(): number for number, token in enumerate(vocabulary.tokens)}
-        pairs = (merge.partition(" ") for merge in vocabulary.merges)
-        # The library refuses a merge of or to what is no token; llama.cpp never gets to it.
-        merges = [(a, b) for a, _, b in pairs if a in ids and b in ids and a + b in ids]
         # Files without merges of their own are tiktoken's, which takes a word that is a token as it is.
-        backend = Tokenizer(models.BPE(vocab=ids, merges=merges, ignore_merges=True))
-        backend.pre_tokenizer = _splitter(form)
+        backend = backend_of(vocabulary.tokens, vocabulary.merges, ignore_merges=True)
+        backend.pre_tokenizer = byte_level(form)
         return cls(backend)
 
     def on_probe(self, rule: Rule) -> tuple[int, ...]:
@@ -104,7 +101,7 @@ class Trial:
     @contextmanager
     def _splitting_as(self, rule: Rule) -> Iterator[None]:
         own = (self._backend.pre_tokenizer, self._backend.model.ignore_merges)
-        self._backend.pre_tokenizer = _splitter(rule.runs)
+        self._backend.pre_tokenizer = byte_level(rule.runs)
         self._backend.model.ignore_merges = rule.name in _TAKES_WORDS_WHOLE
         try:
             yield
@@ -125,11 +122,6 @@ def own_form(vocabulary: Vocabulary) -> tuple[str, ...] | None:
         return vocabulary.splits
     rule = rule_of(vocabulary.pre)
     return None if rule is None else rule.forms[0]
-
-
-def _splitter(form: Iterable[str]) -> Any:
-    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([*splits(form), letters])
 
 
 def _as_texts(tokens: Iterable[str]) -> Iterable[str]:

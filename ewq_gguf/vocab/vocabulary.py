@@ -8,12 +8,16 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from ewq_gguf.vocab.normalizer import NORMALIZER_KEY
+from ewq_gguf.vocab.own_bpe import IGNORE_MERGES_KEY, SPLITS_KEY
 from ewq_gguf.vocab.special import NamedTemplates, SpecialTokens
 
 if TYPE_CHECKING:
     import gguf
 
     from ewq_gguf.vocab.hf import HfTokenizer
+
+OWN_KEYS = (NORMALIZER_KEY, SPLITS_KEY, IGNORE_MERGES_KEY)
+"""Keys of ours that belong to the tokenizer: what llama.cpp does not do as the tokenizer does, and our programs do."""
 
 _NORMALIZER = "tokenizer.ggml.normalizer"
 _NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits)
@@ -36,7 +40,7 @@ class Vocabulary:
 
     `special_ids` ("bos", "eos", "unk", "eot", ...) and `add_special` keep the order of llama.cpp's converter.
     `chat_template` is one text, or (name, text) pairs. `normalizer` is what llama.cpp does not run and our own
-    programs do (see `vocab.normalizer`). `notes` are sentences about what was ignored or assumed, worth a line on
+    programs do (see `vocab.normalizer`); so is `own_splits`, with `ignore_merges` (see `vocab.own_bpe`). `notes` are sentences about what was ignored or assumed, worth a line on
     the terminal.
 
     Not written: `origin`, the tokenizer.json (or vocab.json) that it was read from, opened; `splits`, the regular
@@ -60,6 +64,8 @@ class Vocabulary:
     normalizer_lowercase: bool | None = None
     normalizer_strip_accents: bool | None = None
     normalizer: tuple[str, ...] = ()
+    own_splits: tuple[str, ...] = ()
+    ignore_merges: bool = False
     notes: tuple[str, ...] = ()
     overruled: tuple[int, ...] = field(default=(), compare=False, repr=False)
     splits: tuple[str, ...] = field(default=(), compare=False, repr=False)
@@ -119,6 +125,9 @@ class Vocabulary:
             writer.add_bool(f"{_NORMALIZER}.strip_accents", self.normalizer_strip_accents)
         if self.normalizer:
             writer.add_array(NORMALIZER_KEY, list(self.normalizer))
+        if self.own_splits:
+            writer.add_array(SPLITS_KEY, list(self.own_splits))
+            writer.add_bool(IGNORE_MERGES_KEY, self.ignore_merges)
 
     @staticmethod
     def _add_named_templates(writer: gguf.GGUFWriter, templates: NamedTemplates) -> None:

@@ -1,4 +1,4 @@
-"""A GGUF file that holds a vocabulary and no tensors, and llama.cpp's tokenizer on it."""
+"""A GGUF file that holds a vocabulary and no model to speak of, and llama.cpp's tokenizer on it."""
 
 from __future__ import annotations
 
@@ -10,25 +10,49 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 
 from ewq_gguf.vocab import Vocabulary
 
 
 def write_vocab_only(path: Path, vocabulary: Vocabulary) -> None:
     """Write the least that llama.cpp reads a vocabulary from: the tokenizer's keys and a model of one block."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(64)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(64)
-    writer.add_head_count(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(vocabulary))
-    vocabulary.add_to(writer)
+    writer = _writer(path, vocabulary)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
+
+
+_WIDTH = 32
+
+
+def write_with_zeros(path: Path, vocabulary: Vocabulary) -> None:
+    """Write a model that runs, of one block with every weight 0."""
+    writer = _writer(path, vocabulary)
+    shapes = {"token_embd": (len(vocabulary), _WIDTH), "output_norm": (_WIDTH,)}
+    shapes |= {f"blk.0.{name}": (_WIDTH, _WIDTH) for name in ("attn_q", "attn_k", "attn_v", "attn_output")}
+    shapes |= {f"blk.0.ffn_{name}": (_WIDTH, _WIDTH) for name in ("gate", "up", "down")}
+    shapes |= {f"blk.0.{name}_norm": (_WIDTH,) for name in ("attn", "ffn")}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", np.zeros(shape, np.float16 if len(shape) > 1 else np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _writer(path: Path, vocabulary: Vocabulary) -> gguf.GGUFWriter:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(_WIDTH)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(vocabulary))
+    vocabulary.add_to(writer)
+    return writer
 
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}

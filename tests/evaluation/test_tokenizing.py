@@ -13,11 +13,11 @@ import pytest
 from tokenizers import Tokenizer
 
 import ewq_gguf
-from ewq_gguf.evaluation import normalizing
+from ewq_gguf.evaluation import tokenizing
 from ewq_gguf.evaluation.engine import Engine
 from ewq_gguf.evaluation.gguf_check import check_gguf
-from ewq_gguf.evaluation.normalizing import Normalizing
 from ewq_gguf.evaluation.perplexity import perplexity
+from ewq_gguf.evaluation.tokenizing import Cut, Tokenizing
 from ewq_gguf.pipeline.gguf_source import open_gguf
 from ewq_gguf.vocab.normalizer import NORMALIZER_KEY
 from tests.tiny.build import build
@@ -77,9 +77,11 @@ def converters(folder: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _told_anew() -> Iterator[None]:
-    normalizing._tell.cache_clear()
+    tokenizing._tell_normalized.cache_clear()
+    tokenizing.tell_split.cache_clear()
     yield
-    normalizing._tell.cache_clear()
+    tokenizing._tell_normalized.cache_clear()
+    tokenizing.tell_split.cache_clear()
 
 
 def test_ids_are_the_tokenizers(folder: Path, ours: Path) -> None:
@@ -137,13 +139,13 @@ def test_the_key_is_carried_over_and_part_of_the_digest(ours: Path, converters: 
     ewq_gguf.convert(ours, out, ewq_gguf.Decision(type="Q8_0"))
     for path in (ours, out):
         assert open_gguf(path).value(NORMALIZER_KEY) == ["NFC"]
-        found = check_gguf(path).normalizing
+        found = check_gguf(path).tokenizing
         assert found is not None
         assert found.steps == ("NFC",)
         assert list(found.user_defined) == ["<tool>"]
         assert sorted(found.control) == ["<|endoftext|>", "<|im_start|>"]
     assert open_gguf(converters).value(NORMALIZER_KEY) is None
-    assert check_gguf(converters).normalizing is None
+    assert check_gguf(converters).tokenizing is None
     assert check_gguf(out).tokenizer == check_gguf(ours).tokenizer != check_gguf(converters).tokenizer
 
 
@@ -163,20 +165,18 @@ def test_other_steps_are_nothing_we_run(tmp_path: Path, steps: list[str], types:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
-    assert check_gguf(path).normalizing is None
+    assert check_gguf(path).tokenizing is None
 
 
 def test_tokens_are_cut_out_longest_first() -> None:
-    found = Normalizing.of(
+    found = Tokenizing.of(
         [b"NFKC"], [b"<a>", b"<a>b", b"\xff", "\uff5c".encode(), b"", b"<c>"], [4, 4, 4, 3, 4, 3]
     )
     assert found is not None
     bar = "\uff5c"
-    assert found.cut(f"\ufb01<a>b<a>{bar}<c>".encode(), parse_special=True) == normalizing.Cut(
-        (b"fi", 1, 0, 3, 5), True
-    )
-    assert found.cut(f"<a>{bar}<c>".encode(), parse_special=False) == normalizing.Cut((0, b"|<c>"), True)
+    assert found.cut(f"\ufb01<a>b<a>{bar}<c>".encode(), parse_special=True) == Cut(("fi", 1, 0, 3, 5), True)
+    assert found.cut(f"<a>{bar}<c>".encode(), parse_special=False) == Cut((0, "|<c>"), True)
     # What only looks like a control token once it is normalized is none.
-    assert found.cut("\uff1cc>".encode(), parse_special=True) == normalizing.Cut((b"<c>",), True)
-    assert found.cut(b"plain", parse_special=False) == normalizing.Cut((b"plain",), False)
+    assert found.cut("\uff1cc>".encode(), parse_special=True) == Cut(("<c>",), True)
+    assert found.cut(b"plain", parse_special=False) == Cut(("plain",), False)
     assert found.cut(b"\xff", parse_special=True) is None
