@@ -17,6 +17,7 @@ import math
 import random
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from ewq_gguf.errors import EwqError
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model
 from ewq_gguf.pipeline.convert import file_size, write_model
-from ewq_gguf.pipeline.optimize import Studied, Study, rd_plan, study_model
+from ewq_gguf.pipeline.optimize import Studied, Study, rd_plan, study_model, tryout_of
 from ewq_gguf.pipeline.source import load_model
 
 HERE = Path(__file__).parent
@@ -50,6 +51,8 @@ VARIANTS = {
     "random": "random",
     "ewq": "EWQ's order",
 }
+# What is tried out before its file is made, as `convert --like` does.
+TRIED = ("stock", "rd")
 OUTER = ("token_embd.weight", "output.weight")
 # Contexts of 512 per text; those of the larger models take a minute a file on two cores.
 CHUNKS = {"reference-10m": 20, "smollm2": 10, "gemma3": 6}
@@ -139,7 +142,8 @@ def study_one(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             # The same importance matrix for all: only what counts as damage differs.
             studies[damage] = study_model(model, replace(base, damage=damage))
     rows = []
-    with tempfile.TemporaryDirectory(prefix="ewq-gguf-", dir=options.scratch) as scratch:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="ewq-gguf-", dir=options.scratch))
         baseline = Path(scratch) / "baseline.gguf"
         write_model(model, uniform_plan(model, raw_type(model)), baseline)
         facts = {
@@ -150,6 +154,7 @@ def study_one(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         }
         recorder = Recorder(HERE / "results" / f"allocation-{name}", facts)
         kept: dict[str, Path] = {}
+        tryout = stack.enter_context(tryout_of(model, studies["probe"]))
         for preset in options.presets:
             for c in plans(model, preset, studies, options.variants):
 
@@ -159,10 +164,12 @@ def study_one(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
                     return measure_file(model, c, given, baseline, options.texts, chunks, kept)
 
                 row = recorder.measure(c, run)
-                predicted = _predicted(studies["probe"], c)
+                summed = _summed(studies["probe"], c)
+                tried = tryout.kld(c.plan.types()) if c.method in TRIED else None
                 about = {
                     "model": name,
-                    "predicted": predicted,
+                    "predicted": tried,
+                    "summed": summed,
                     "probes": len(probes),
                     "probe_seconds": sum(p.seconds for p in probes),
                 }
@@ -171,8 +178,8 @@ def study_one(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def _predicted(studied: Studied, candidate: Candidate) -> float | None:
-    """What the probes foresee of a candidate's divergence; None where its types are not in the table."""
+def _summed(studied: Studied, candidate: Candidate) -> float | None:
+    """What the sum of probes foresees of a candidate's divergence; None where its types are not in the table."""
     types = {t.name: t.type for t in candidate.plan.tensors if t.name in studied.table.options}
     try:
         return studied.table.predict(types)[1]
@@ -252,19 +259,21 @@ def write_page(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     lines += [
         "", "## Predicted and measured", "",
         "The divergence of the measured allocation, and its ratio to the stock preset's with importance matrix, as "
-        "predicted from probes on the calibration text and as measured on other text.", "",
-        "| model | text | preset | predicted | measured | predicted / measured | ratio predicted | ratio measured | of the two |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "predicted on the calibration text, by trying out both, and as measured on other text; in the last column "
+        "the same with sums of probes for predictions.", "",
+        "| model | text | preset | predicted | measured | of the two | ratio predicted | ratio measured | of the two | by sums |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
     for r in rows:
         stock = by.get((r["model"], r["text"], r["preset"], "stock"))
-        if r["method"] != "rd" or not r["predicted"] or stock is None or not stock["predicted"]:
+        if r["method"] != "rd" or stock is None:
             continue
         foreseen, found = r["predicted"] / stock["predicted"], r["mean_kld"] / stock["mean_kld"]
+        summed = f"{r['summed'] / stock['summed'] / found:.2f}" if r["summed"] and stock["summed"] else "-"
         lines.append(
             f"| {r['model']} | {r['text']} | {r['preset']} | {r['predicted']:.4f} | "
             f"{r['mean_kld']:.4f} ± {r['mean_kld_se']:.4f} | {r['predicted'] / r['mean_kld']:.2f} | "
-            f"{foreseen:.2f} | {found:.2f} | {foreseen / found:.2f} |"
+            f"{foreseen:.2f} | {found:.2f} | {foreseen / found:.2f} | {summed} |"
         )
     notes = HERE / "ALLOCATION.notes.md"
     if notes.is_file():

@@ -29,7 +29,7 @@ from ewq_gguf.pipeline.convert import (
     default_threads,
     file_size,
 )
-from ewq_gguf.pipeline.optimize import Studied, Study, rd_plan, study_model
+from ewq_gguf.pipeline.optimize import Studied, Study, rd_plan, study_model, tried
 from ewq_gguf.pipeline.plan_file import fitted_plan
 from ewq_gguf.pipeline.refine import refined_plan
 from ewq_gguf.vocab import TokenizerMode
@@ -212,6 +212,11 @@ def _decide(
         if decision.study.rounds:
             plan, _ = refined_plan(
                 model, studied, decision.wanted, plan, decision.study.rounds,
+                pins=pins, pool=pool, size_of=size_of, threads=threads, progress=progress,
+            )  # fmt: skip
+        if decision.study.try_out and studied.record is not None:
+            plan = tried(
+                model, studied, decision.wanted, plan,
                 pins=pins, pool=pool, size_of=size_of, threads=threads, progress=progress,
             )  # fmt: skip
         return plan

@@ -75,8 +75,8 @@ class Plan:
 
     @property
     def predicted_kld(self) -> float | None:
-        """Mean KL divergence from the original, in nats per token of calibration text, where it was measured what
-        errors cost."""
+        """Mean KL divergence from the original, in nats per token of calibration text, as tried out or else as the sum
+        of what errors cost; None where neither was measured."""
         found = self.parameters.get("predicted")
         if self.parameters.get("unit") != "nats per token" or not isinstance(found, float):
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,6 +92,7 @@ class Meter:
         text: calibration text.
         chunks: contexts at most; None for all.
         max_bytes: of baseline distributions kept in memory.
+        spread: whether the contexts are spread over the whole text, where there are more than `chunks`.
 
     Attributes:
         contexts: the text, cut.
@@ -101,10 +103,16 @@ class Meter:
     """
 
     def __init__(
-        self, engine: Engine, text: Path | str, chunks: int | None, max_bytes: int = DEFAULT_MAX_BYTES
+        self,
+        engine: Engine,
+        text: Path | str,
+        chunks: int | None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        *,
+        spread: bool = False,
     ) -> None:
         self.engine = engine
-        self.contexts: Contexts = cut_contexts(engine, text, chunks)
+        self.contexts: Contexts = cut_contexts(engine, text, chunks, spread=spread)
         stride = max(1, math.ceil(8 * self.contexts.rows * engine.n_vocab / max_bytes))
         self._steps = [_thinned(step, stride) for step in self.contexts.steps(engine.n_seq, engine.n_batch)]
         self.tokens = sum(int(step.outputs.sum()) for step in self._steps)
@@ -117,12 +125,15 @@ class Meter:
                 raise EvaluationError(f"{engine.path} yields logits that are not finite; it cannot be probed")
             self._baseline.append(_Baseline.of(logits, self._scorer))
 
-    def read(self) -> Reading:
-        """Measure the model as it is now."""
-        parts = [
-            baseline.divergence(step.run(self.engine), self._scorer)
-            for step, baseline in zip(self._steps, self._baseline)
-        ]
+    def read(
+        self, engine: Engine | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> Reading:
+        """Measure the model as it is now, or another one of the same vocabulary, opened in the same way."""
+        parts = []
+        for step, baseline in zip(self._steps, self._baseline):
+            parts.append(baseline.divergence(step.run(engine or self.engine), self._scorer))
+            if progress is not None:
+                progress(len(parts), len(self._steps))
         return Reading(np.concatenate(parts))
 
     def close(self) -> None:

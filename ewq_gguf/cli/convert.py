@@ -117,6 +117,7 @@ def convert_command(
                 "parameters": plan.n_parameters,
                 "method": plan.method,
                 "predicted_kld": plan.predicted_kld,
+                "stock_kld": plan.parameters.get("stock"),
                 "source_bytes": source,
                 "peak_rss_bytes": None if done is None else done.peak_rss,
                 "resumed_tensors": 0 if done is None else done.resumed,

@@ -123,6 +123,8 @@ def decision_options(function: F) -> F:
         click.option("--blocks", type=click.IntRange(1), help="rd: probe only so many blocks, evenly spread."),
         click.option("--rounds", type=click.IntRange(0), default=0, show_default=True,
                      help="rd: further rounds of probes around the plan; a plan that measures worse is dropped."),
+        click.option("--try-out/--no-try-out", default=True, show_default=True,
+                     help="rd: measure the plan on the calibration text before its file is made."),
         click.option("--lowest", type=click.Choice([p.value for p in Precision]), default="1.58-bit",
                      show_default=True, help="EWQ: the class below which no block goes for --size."),
         click.option("--forest", default=DEFAULT_FOREST, show_default=True, metavar="NAME|FILE",
@@ -151,6 +153,7 @@ def decision_options(function: F) -> F:
         probe_chunks: int,
         blocks: int | None,
         rounds: int,
+        try_out: bool,
         **rest: Any,
     ) -> Any:
         target = Target(
@@ -164,6 +167,7 @@ def decision_options(function: F) -> F:
             chunks=probe_chunks,
             blocks=blocks,
             rounds=rounds,
+            try_out=try_out,
         )
         decision = Decision(
             target=target,

@@ -29,9 +29,18 @@ def prediction(plan: Plan) -> str | None:
     source = plan.parameters["text"]
     like = "the built-in calibration text" if source == DEFAULT_TEXT.name else source
     text = f"predicted mean KL divergence {plan.predicted_kld:.4f} nats per token on text like {like}"
+    if plan.parameters.get("tried"):
+        text += ", as tried out"
+        wanted = plan.parameters["target"].get("max_kld")
+        if wanted is not None and plan.predicted_kld > wanted:
+            text += f", more than the {wanted:g} asked for"
     floor = plan.parameters.get("floor")
     if floor:
         text += f", {floor:.4f} of it by 8-bit activations, whatever the weights"
+    stock = plan.parameters.get("stock")
+    if isinstance(stock, float) and stock > 0:
+        ratio = plan.predicted_kld / stock
+        text += f"; {ratio:.2f} times that of {plan.parameters['target']['like']}'s own types ({stock:.4f})"
     gap = plan.parameters.get("gap")
     if gap is not None:
         text += f"; no other choice of these types saves more than {100 * gap:.2g} % of the rest"

@@ -10,25 +10,15 @@ either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
-from ewq_gguf.allocation.facts import Assignment
-from ewq_gguf.allocation.plan import make_plan, raw_type
 from ewq_gguf.allocation.scores import ScoreTable
 from ewq_gguf.allocation.solver import size_range
-from ewq_gguf.calibration.journal import Journal, fingerprint
-from ewq_gguf.evaluation.divergence import divergence
-from ewq_gguf.evaluation.engine import Settings
 from ewq_gguf.ggml import GGMLType
-from ewq_gguf.model import Model
-from ewq_gguf.pipeline.convert import write_model
-from ewq_gguf.pipeline.importance import Importance
-from ewq_gguf.pipeline.scratch import ScratchCopies
+from ewq_gguf.pipeline.tryout import Progress, Tryout
 
-# Contexts of 512 tokens; the mean of 16 has a standard error of some 7 % where contexts differ by 30 %.
-CONTEXTS = 16
 # Bits per weight of the file of middle size: small enough to stand far above the floor, large enough for errors to add up.
 _MIDDLE = 4.5
 # A level beyond this factor would say that the probes went wrong, not that the text differs.
@@ -37,75 +27,19 @@ _MOST = 4.0
 _Types = Mapping[str, GGMLType]
 
 
-class Levels:
-    """Writes and measures the two files; what an earlier run measured is taken from the record.
+def leveled(table: ScoreTable, tryout: Tryout, progress: Progress | None = None) -> ScoreTable:
+    """The table with its level and floor.
 
-    Args:
-        scratch: where the original lies and the files are written.
-        text: calibration text.
-        importance: what the files are quantized with.
+    Raises:
+        EvaluationError: llama.cpp cannot run a file, or the text is unusable.
     """
-
-    def __init__(
-        self,
-        model: Model,
-        scratch: ScratchCopies,
-        text: Path,
-        importance: Importance | None,
-        record: Journal,
-        threads: int,
-    ) -> None:
-        self._model = model
-        self._scratch = scratch
-        self._text = text
-        self._importance = importance
-        self._record = record
-        self._threads = threads
-
-    def applied_to(self, table: ScoreTable, progress: Callable[[int, int], None] | None = None) -> ScoreTable:
-        """The table with its level and floor.
-
-        Raises:
-            EvaluationError: llama.cpp cannot run a file, or the text is unusable.
-        """
-        finest = {name: max(row, key=lambda kind: row[kind].bytes) for name, row in table.options.items()}
-        middle = _middle(table, self._model.n_parameters)
-        fine, coarse = (self._measured(types, progress) for types in (finest, middle))
-        level, floor = line(table.predict(finest)[1], fine, table.predict(middle)[1], coarse)
-        return replace(table, level=level, floor=floor)
-
-    def _measured(self, types: _Types, progress: Callable[[int, int], None] | None) -> float:
-        key = "level " + fingerprint({name: kind.name for name, kind in types.items()})
-        known = self._record.get(key)
-        if known is None:
-            original = self._scratch.original()
-            file = original.with_name("level.gguf")
-            # One after the other: two files beside the original may be more than the memory holds.
-            try:
-                self._write(types, file)
-                [result] = divergence(
-                    file,
-                    original,
-                    self._text,
-                    settings=Settings(n_threads=self._threads),
-                    chunks=CONTEXTS,
-                    spread=True,
-                    progress=progress,
-                )
-            finally:
-                file.unlink(missing_ok=True)
-            known = {"kld": result.mean_kld}
-            self._record.add(key, known)
-        return float(known["kld"])
-
-    def _write(self, types: _Types, out: Path) -> None:
-        raw = raw_type(self._model)
-        assignments = {}
-        for t in self._model.tensors:
-            kind = types.get(t.name, raw if t.fixed is None else t.fixed)
-            assignments[t.name] = Assignment(kind, kind, "to predict from")
-        plan = make_plan(self._model, "rd", {}, assignments)
-        write_model(self._model, plan, out, threads=self._threads, importance=self._importance)
+    finest = {name: max(row, key=lambda kind: row[kind].bytes) for name, row in table.options.items()}
+    middle = _middle(table, tryout.model.n_parameters)
+    fine, coarse = (tryout.kld(types, progress) for types in (finest, middle))
+    if not math.isfinite(fine + coarse):
+        return table
+    level, floor = line(table.predict(finest)[1], fine, table.predict(middle)[1], coarse)
+    return replace(table, level=level, floor=floor)
 
 
 def line(fine: float, fine_kld: float, coarse: float, coarse_kld: float) -> tuple[float, float]:

@@ -12,7 +12,8 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ from ewq_gguf.model import Model
 from ewq_gguf.pipeline.convert import default_threads, file_size
 from ewq_gguf.pipeline.header import padded
 from ewq_gguf.pipeline.importance import Importance, load_importance
-from ewq_gguf.pipeline.levels import Levels
+from ewq_gguf.pipeline.levels import leveled
 from ewq_gguf.pipeline.scratch import ScratchCopies
+from ewq_gguf.pipeline.tryout import Tryout, tried_plan
 
 StagedProgress = Callable[[str, int, int], None]
 # The first and last weights are large, unlike the rest, and what makes or breaks a small file: every type is measured.
@@ -67,6 +69,7 @@ class Study:
         chunks: contexts of 512 tokens per probe; `imatrix_chunks` for the importance matrix.
         blocks: probe only this many blocks, evenly spread; None for all.
         rounds: further rounds of probes around the plan (see `pipeline.refine`).
+        try_out: measure the chosen plan on the text before its file is made (see `pipeline.tryout`).
         cache: folder that keeps what was measured; None keeps nothing.
     """
 
@@ -79,18 +82,23 @@ class Study:
     imatrix_chunks: int = 16
     blocks: int | None = None
     rounds: int = 0
+    try_out: bool = True
     cache: Path | None = field(default_factory=default_cache)
 
 
 @dataclass(frozen=True)
 class Studied:
-    """What a study found: the table for any target, and the importance matrix to quantize with."""
+    """What a study found: the table for any target, and the importance matrix to quantize with.
+
+    `record` keeps what files measured; None where the model was not run.
+    """
 
     study: Study
     pool: tuple[GGMLType, ...]
     table: ScoreTable
     importance: Importance | None
     probes: tuple[Probe, ...]
+    record: Journal | None = field(default=None, compare=False, repr=False)
 
 
 def study_model(
@@ -120,6 +128,7 @@ def study_model(
 
     importance = load_importance(study.imatrix) if study.imatrix is not None and study.use_imatrix else None
     probes: Sequence[Probe] = ()
+    record: Journal | None = None
     with ScratchCopies(model, threads, stage("Writing the scratch copy")) as scratch:
         if study.use_imatrix and importance is None:
             importance = _collected(study, scratch, folder, threads, stage("Importance matrix"))
@@ -150,10 +159,10 @@ def study_model(
                 study, scratch, list(distortions), imatrix, settings, record, stage("Probing tensors")
             )
         table = score_table(model, distortions, study.damage, probes)
-        if study.damage in ("probe", "direct"):
-            levels = Levels(model, scratch, study.text, importance, record, threads)
-            table = levels.applied_to(table, stage("Two files to predict from"))
-    return Studied(study, pool, table, importance, tuple(probes))
+        if record is not None:
+            with Tryout(model, scratch, study.text, importance, record, threads) as tryout:
+                table = leveled(table, tryout, stage("Two files to predict from"))
+    return Studied(study, pool, table, importance, tuple(probes), record)
 
 
 def _record(study: Study, settings: ProbeSettings, facts: Mapping[str, Any], names: Sequence[str]) -> Journal:
@@ -277,6 +286,63 @@ def rd_plan(
     )
 
 
+@contextmanager
+def tryout_of(
+    model: Model, studied: Studied, *, threads: int | None = None, progress: StagedProgress | None = None
+) -> Iterator[Tryout]:
+    """Tries out plans of a studied model, with the study's text and importance matrix.
+
+    Raises:
+        PlanError: nothing was measured in the study.
+    """
+    if studied.record is None:
+        raise PlanError("only measured damage can be tried out; leave --damage at probe")
+    threads = threads or default_threads()
+
+    def stage(done: int, total: int) -> None:
+        if progress is not None:
+            progress("Writing the scratch copy", done, total)
+
+    text, importance = studied.study.text, studied.importance
+    with (
+        ScratchCopies(model, threads, stage) as scratch,
+        Tryout(model, scratch, text, importance, studied.record, threads) as tryout,
+    ):
+        yield tryout
+
+
+def tried(
+    model: Model,
+    studied: Studied,
+    target: Target,
+    plan: Plan,
+    *,
+    pins: Mapping[str, GGMLType] | None = None,
+    pool: Sequence[GGMLType] | None = None,
+    size_of: Callable[[Plan], int] | None = None,
+    threads: int | None = None,
+    progress: StagedProgress | None = None,
+) -> Plan:
+    """The plan as tried out on the calibration text; see `pipeline.tryout.tried_plan`.
+
+    Args:
+        plan: from `rd_plan` with the same arguments.
+
+    Raises:
+        PlanError: nothing was measured in the study.
+        EvaluationError: llama.cpp cannot run the model.
+    """
+    with tryout_of(model, studied, threads=threads, progress=progress) as tryout:
+        return tried_plan(
+            tryout,
+            plan,
+            target,
+            lambda other: rd_plan(model, studied, other, pins=pins, pool=pool, size_of=size_of),
+            size_of or (lambda chosen: file_size(model, chosen, importance=studied.importance)),
+            None if progress is None else lambda done, total: progress("Trying out the plan", done, total),
+        )
+
+
 def _within(
     table: ScoreTable,
     budget: int,
@@ -308,6 +374,7 @@ def _as_plan(model: Model, studied: Studied, target: Target, allocation: Allocat
         "damage": studied.table.damage_model,
         "unit": studied.table.unit,
         "predicted": allocation.damage,
+        "tried": 0,
         "floor": studied.table.floor,
         "level": studied.table.level,
         "gap": solution.gap if math.isfinite(solution.gap) else None,

@@ -34,6 +34,8 @@ _TOLD = {
     "text": "calibration text",
     "imatrix": "importance weights",
     "probe_chunks": "contexts per probe",
+    "tried": "contexts tried out on",
+    "stock": "divergence of the preset's own types",
     "x": "X in T = mu - X sigma",
     "forest_digest": "digest of the forest",
 }

@@ -114,7 +114,9 @@ def _decision(plan: Plan) -> list[str]:
         return []
     options += ["--text", text] if text and text != "default.txt" else []
     options += ["--damage", damage] if damage in ("imatrix", "mse") else []
-    return [*options, *(["--probe-chunks", str(chunks)] if chunks not in (None, 2) else [])]
+    options += ["--probe-chunks", str(chunks)] if chunks not in (None, 2) else []
+    summed = told.get("tried") == 0 and damage == "probe"
+    return [*options, *(["--no-try-out"] if summed else [])]
 
 
 def of_analysis(data: Mapping[str, Any], source: str) -> Runs | None:

@@ -59,6 +59,8 @@ def test_a_plan_tells_how_it_was_decided_or_keeps_silent(tmp_path: Path) -> None
         ("uniform", {"type": "Q8_0"}, "--type Q8_0"),
         ("rd", {"target": {"size": 5000000}, "text": "a b.txt", "probe_chunks": 4, "damage": "mse"},
          "--size 5000000 --text 'a b.txt' --damage mse --probe-chunks 4"),
+        ("rd", {"target": {"bpw": 4.5}, "damage": "probe", "tried": 0}, "--bpw 4.5 --no-try-out"),
+        ("rd", {"target": {"like": "Q4_K_M"}, "damage": "probe", "tried": 32}, "--like Q4_K_M"),
         ("rd", {"target": {"vram": 8589934592, "context": 4096, "cache_type": "Q8_0"}},
          "--vram 8589934592 --context 4096 --cache-type Q8_0"),
         ("preset", {"preset": "Q4_K_M; rm -r ."}, None),
