@@ -36,19 +36,20 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Baseline:
-    """Distributions of some rows: float32 logits and probabilities (rows, n_vocab)."""
+    """Distributions of some rows: float32 logits and, where they are kept, probabilities (rows, n_vocab)."""
 
     logits: F32Array
-    p: F32Array
+    p: F32Array | None
 
     @classmethod
-    def of(cls, logits: F32Array, scorer: Scorer) -> _Baseline:
-        own, p = logits.copy(), np.empty_like(logits)
+    def of(cls, logits: F32Array, scorer: Scorer, *, compact: bool) -> _Baseline:
+        own = logits.copy()
+        if compact:
+            return cls(own, None)
+        p = np.empty_like(logits)
 
         def block(start: int, stop: int) -> None:
-            part = own[start:stop].astype(np.float64)
-            weights = np.exp(part - part.max(axis=1, keepdims=True))
-            p[start:stop] = weights / weights.sum(axis=1, keepdims=True)
+            p[start:stop] = _softmax(own[start:stop])
 
         scorer.each_block(block, *logits.shape)
         return cls(own, p)
@@ -61,7 +62,7 @@ class _Baseline:
         out = np.full(len(logits), np.nan)
 
         def block(start: int, stop: int) -> None:
-            p = self.p[start:stop]
+            p = _softmax(self.logits[start:stop]) if self.p is None else self.p[start:stop]
             d = np.subtract(self.logits[start:stop], logits[start:stop], dtype=np.float64)
             d -= np.einsum("ij,ij->i", p, d)[:, None]
             terms = np.exp(-d)
@@ -71,6 +72,14 @@ class _Baseline:
 
         scorer.each_block(block, *logits.shape)
         return np.where(np.isfinite(out), out, np.inf)
+
+
+def _softmax(logits: F32Array) -> F32Array:
+    """Computed in float64, (rows, n_vocab)."""
+    part = logits.astype(np.float64)
+    weights = np.exp(part - part.max(axis=1, keepdims=True))
+    p: F32Array = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return p
 
 
 def _thinned(step: Step, stride: int) -> Step:
@@ -84,7 +93,7 @@ def _thinned(step: Step, stride: int) -> Step:
 class Meter:
     """Runs calibration contexts through an engine and compares with the first time; a context manager.
 
-    Memory: 8 bytes * scored tokens * vocabulary. Where that exceeds `max_bytes`, evenly spread tokens are
+    Memory: 8 bytes * scored tokens * vocabulary, half of that if `compact`. Where that exceeds `max_bytes`, evenly spread tokens are
     scored; a large vocabulary makes each of them dear, and neighbours say much the same.
 
     Args:
@@ -92,6 +101,7 @@ class Meter:
         text: calibration text.
         chunks: contexts at most; None for all.
         max_bytes: of baseline distributions kept in memory.
+        compact: whether probabilities are made from logits at each reading, which takes twice the time.
         spread: whether the contexts are spread over the whole text, where there are more than `chunks`.
 
     Attributes:
@@ -109,11 +119,13 @@ class Meter:
         chunks: int | None,
         max_bytes: int = DEFAULT_MAX_BYTES,
         *,
+        compact: bool = False,
         spread: bool = False,
     ) -> None:
         self.engine = engine
         self.contexts: Contexts = cut_contexts(engine, text, chunks, spread=spread)
-        stride = max(1, math.ceil(8 * self.contexts.rows * engine.n_vocab / max_bytes))
+        per_logit = 4 if compact else 8
+        stride = max(1, math.ceil(per_logit * self.contexts.rows * engine.n_vocab / max_bytes))
         self._steps = [_thinned(step, stride) for step in self.contexts.steps(engine.n_seq, engine.n_batch)]
         self.tokens = sum(int(step.outputs.sum()) for step in self._steps)
         self._scorer = Scorer(engine.n_threads)
@@ -123,7 +135,7 @@ class Meter:
             if not np.isfinite(logits).all():
                 self.close()
                 raise EvaluationError(f"{engine.path} yields logits that are not finite; it cannot be probed")
-            self._baseline.append(_Baseline.of(logits, self._scorer))
+            self._baseline.append(_Baseline.of(logits, self._scorer, compact=compact))
 
     def read(
         self, engine: Engine | None = None, progress: Callable[[int, int], None] | None = None

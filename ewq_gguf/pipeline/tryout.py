@@ -88,7 +88,7 @@ class Tryout:
         """
         raw = raw_type(self.model)
         whole = {t.name: types.get(t.name, raw if t.fixed is None else t.fixed) for t in self.model.tensors}
-        key = f"file on {CONTEXTS} " + fingerprint({name: kind.name for name, kind in whole.items()})
+        key = f"file on {CONTEXTS} contexts " + fingerprint({name: kind.name for name, kind in whole.items()})
         known = self._record.get(key)
         if known is None:
             known = {"kld": self._measured(whole, progress)}
@@ -99,7 +99,7 @@ class Tryout:
         original = self._scratch.original()
         if self._meter is None:
             with self._settings.engine(original) as engine:
-                self._meter = Meter(engine, self._text, CONTEXTS, spread=True)
+                self._meter = Meter(engine, self._text, CONTEXTS, compact=True, spread=True)
         # One file after the other: several beside the original may be more than the memory holds.
         file = original.with_name("tryout.gguf")
         try:

@@ -12,6 +12,7 @@ from ewq_gguf.calibration import workbench
 from ewq_gguf.calibration.meter import Meter
 from ewq_gguf.calibration.workbench import MappedWorkbench, Slot
 from ewq_gguf.errors import EvaluationError
+from ewq_gguf.evaluation.engine import Engine
 from ewq_gguf.ggml import GGMLType
 
 N_CTX = 64
@@ -138,3 +139,24 @@ def test_thinning_scores_evenly_spread_tokens(dense_model: Path, text: str) -> N
                 bench.restore("blk.1.ffn_up.weight")
                 assert len(found[share]) == meter.tokens
     np.testing.assert_allclose(found[4], found[1][::4], rtol=1e-6)
+
+
+def test_a_compact_baseline_says_the_same_in_half_the_memory(
+    dense_model: Path, half_model: Path, text: str
+) -> None:
+    def opened(path: Path) -> Engine:
+        return Engine(path, n_ctx=N_CTX, n_batch=2 * N_CTX, n_threads=1)
+
+    found = []
+    with opened(dense_model) as engine, opened(half_model) as other:
+        room = 4 * 2 * (N_CTX // 2 - 1) * engine.n_vocab
+        for compact, max_bytes in ((False, 2 * room), (True, room)):
+            told: list[tuple[int, int]] = []
+            with Meter(engine, text, 2, max_bytes, compact=compact, spread=True) as meter:
+                assert np.all(meter.read().rows == 0)
+                # Another file of the same vocabulary, run in the same way.
+                found.append(meter.read(other, lambda *at, told=told: told.append(at)).rows)
+                assert told == [(1, 1)]
+    np.testing.assert_array_equal(*found)
+    assert len(found[0]) == 2 * (N_CTX // 2 - 1)
+    assert found[0].mean() > 0
