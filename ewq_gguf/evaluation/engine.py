@@ -18,9 +18,7 @@ import numpy.typing as npt
 from ewq_gguf.errors import EvaluationError
 from ewq_gguf.evaluation.gguf_check import check_gguf
 from ewq_gguf.evaluation.native import cache_type, default_threads, forget_log, last_log_lines, llama
-from ewq_gguf.evaluation.tokenizing import tell_split
-from ewq_gguf.vocab.hf import library_errors
-from ewq_gguf.vocab.own_bpe import OwnBPE
+from ewq_gguf.evaluation.token_ids import LlamaVocabulary
 
 I32Array = npt.NDArray[np.int32]
 F32Array = npt.NDArray[np.float32]
@@ -29,7 +27,6 @@ _LOAD_MODE_MMAP = 1
 _MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ in llama.cpp's src/llama-cparams.h."""
 _TRIAL_TOKENS = 16
-_VOCAB_TYPE_BPE = 2
 # llama.cpp takes these for decoders, and stops the process when they are run as such.
 _ENCODERS = frozenset(
     {
@@ -169,20 +166,13 @@ class Engine:
             raise EvaluationError(
                 f"{self.path} is no plain decoder ({self.summary.architecture}); only those can be measured"
             )
-        self._vocab = lib.llama_model_get_vocab(self._model)
-        self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
+        self._vocabulary = LlamaVocabulary(
+            lib, lib.llama_model_get_vocab(self._model), self.path, self.summary
+        )
+        self.n_vocab = self._vocabulary.n_tokens
         if self.n_vocab < 1:
             raise EvaluationError(f"{self.path} holds no vocabulary; convert the model with its tokenizer")
-        wants_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
-        bos = int(lib.llama_vocab_bos(self._vocab))
-        self.bos = bos if wants_bos and bos >= 0 else None
-        # Elsewhere llama.cpp does it by itself, or pieces cannot be told apart from a text's beginning.
-        bpe = int(lib.llama_vocab_type(self._vocab)) == _VOCAB_TYPE_BPE
-        self._tokenizing = self.summary.tokenizing if bpe else None
-        self._null_token = None if bpe else self.summary.null_token
-        self._null_byte = -1
-        if self._null_token is not None:
-            self._null_byte = int(self._ids(b"\0", False, False)[-1])
+        self.bos = self._vocabulary.bos
         self.recurrent = bool(
             lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         )
@@ -245,70 +235,17 @@ class Engine:
     def tokenize(
         self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False
     ) -> I32Array:
-        """Token ids as llama-perplexity makes them: BOS where the model says so, no special tokens parsed.
-
-        Other than llama-perplexity, a text is normalized first and split as the tokenizer does it where the file
-        says so (`Tokenizing`); a text that is no UTF-8 is not.
-
-        Raises:
-            EvaluationError: the text cannot be tokenized.
-        """
+        """Token ids of a text; see `LlamaVocabulary.ids`."""
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        cut = self._tokenizing.cut(data, parse_special=parse_special) if self._tokenizing else None
-        bpe = self._tokenizing.bpe if self._tokenizing else None
-        if cut is None or not (cut.changed or parse_special or bpe):
-            return self._ids(data, add_special, parse_special)
-        around = self._ids(b"", add_special, False)
-        first = int(add_special and self.bos is not None)
-        inside = [self._ids_of(part, bpe) for part in cut.parts]
-        return np.concatenate([around[:first], *inside, around[first:]])
-
-    def _ids_of(self, part: str | int, bpe: OwnBPE | None) -> I32Array:
-        """Of an added token or a piece of text."""
-        if isinstance(part, int):
-            return np.array([part], dtype=np.int32)
-        theirs = self._ids(part.encode(), False, False)
-        if bpe is None:
-            return theirs
-        with library_errors(self.path):
-            ours = np.array(bpe.ids(part), dtype=np.int32)
-        if not np.array_equal(ours, theirs):
-            tell_split()
-        return ours
-
-    def _ids(self, data: bytes, add_special: bool, parse_special: bool) -> I32Array:
-        capacity = len(data) + 8
-        for _ in range(2):
-            out = np.empty(capacity, dtype=np.int32)
-            pointer = out.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-            n = int(
-                self._llama.llama_tokenize(
-                    self._vocab, data, len(data), pointer, capacity, add_special, parse_special
-                )
-            )
-            if n >= 0:
-                return self._with_nulls(out[:n].copy(), data)
-            capacity = -n
-        raise EvaluationError(f"{self.path} cannot tokenize a text of {len(data):,} bytes")
-
-    def _with_nulls(self, ids: I32Array, data: bytes) -> I32Array:
-        """With the vocabulary's own token for null characters, where llama.cpp knows only the byte's."""
-        if self._null_token is not None and b"\0" in data:
-            ids[ids == self._null_byte] = self._null_token
-        return ids
+        return self._vocabulary.ids(data, add_special=add_special, parse_special=parse_special)
 
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for; control tokens are empty."""
-        buffer = ctypes.create_string_buffer(256)
-        n = int(self._llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False))
-        if n < 0:
-            buffer = ctypes.create_string_buffer(-n)
-            n = int(self._llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False))
-        return buffer.raw[: max(0, n)]
+        return self._vocabulary.piece(token)
 
     def ends_generation(self, token: int) -> bool:
         """Whether the token ends a text (EOS, end of turn)."""
-        return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
+        return self._vocabulary.ends_generation(token)
 
     def clear(self) -> None:
         """Forget all sequences; the next token starts at position 0."""
