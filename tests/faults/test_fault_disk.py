@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from ewq_gguf.errors import QuantizationError
 from ewq_gguf.pipeline.gguf_source import open_gguf
 from ewq_gguf.pipeline.verify import verify
 from tests.faults.runs import command, left_in, run
+from tests.mounting import mounted
 
 Q4 = ewq_gguf.Decision(type="Q4_0")
 PART = ["m.gguf.part", "m.gguf.part.journal"]
@@ -114,20 +114,8 @@ def test_too_small_from_the_start(odd: Path, folder: Path, monkeypatch: pytest.M
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    try:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True, check=False
-        )
-    except OSError:
-        pytest.skip("there is no mount")
-    if mounted.returncode:
-        pytest.skip("needs the right to mount")
-    try:
+    with mounted(tmp_path / "disk", "size=8m") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_another_program_takes_the_space(odd: Path, whole: bytes, small_disk: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import ewq_gguf
 from ewq_gguf.errors import QuantizationError
 from tests.faults.runs import command, left_in, run, tensors_done, wait
+from tests.mounting import mounted
 
 Q4 = ewq_gguf.Decision(type="Q4_0")
 
@@ -73,22 +74,10 @@ def test_a_folder_that_may_not_be_written(odd: Path, folder: Path, there: bool) 
 
 
 def test_a_file_system_mounted_read_only(odd: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    try:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(disk)], capture_output=True, check=False
-        )
-    except OSError:
-        pytest.skip("there is no mount")
-    if mounted.returncode:
-        pytest.skip("needs the right to mount")
-    try:
+    with mounted(tmp_path / "disk", "ro,size=1m") as disk:
         with pytest.raises(QuantizationError, match=f"cannot write.*{disk}.*choose another place with -o"):
             ewq_gguf.convert(odd, disk / "m.gguf", Q4)
         assert left_in(disk) == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_folder_under_the_name(odd: Path, folder: Path) -> None:

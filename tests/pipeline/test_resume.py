@@ -22,6 +22,7 @@ from ewq_gguf.errors import CheckpointError, EwqError, QuantizationError
 from ewq_gguf.pipeline.journal import Journal, journal_path
 from ewq_gguf.pipeline.target import part_path, resumable
 from ewq_gguf.pipeline.verify import open_gguf, verify
+from tests.mounting import mounted
 from tests.pipeline.odd_model import write_imatrix, write_odd_model
 from tests.pipeline.test_convert import nan_in
 
@@ -296,14 +297,7 @@ def test_killed_at_twenty_random_moments(reference: Path, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_small_disk(reference: Path, tmp_path: Path) -> None:
     """A file system that ends where another program has taken the space meanwhile."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("needs the right to mount")
-    try:
+    with mounted(tmp_path / "disk", "size=12m") as disk:
         out = disk / "m.gguf"
         process = subprocess.Popen(command(reference, out), stderr=subprocess.PIPE, text=True)
         wait_for(part_path(out), process)
@@ -317,8 +311,6 @@ def test_a_small_disk(reference: Path, tmp_path: Path) -> None:
         subprocess.run(command(reference, out, "--resume"), check=True, capture_output=True)
         assert [p.name for p in disk.iterdir()] == ["m.gguf"]
         verify(out)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_the_journal_says_what_is_there(odd: Path, tmp_path: Path) -> None:
