@@ -181,6 +181,12 @@ class ScoreTable:
             replace(item, options=tuple(replace(o, damage=self.level * o.damage) for o in item.options))
             for item in items
         ]
+        least = math.fsum(min(option.damage for option in item.options) for item in leveled)
+        if max_damage - self.floor < least:
+            raise PlanError(
+                f"a damage of {max_damage:g} {self.unit} is out of reach: with the most precise of the types allowed it "
+                f"is {least + self.floor:.2g}; ask for more, allow more precise types, or convert with --type bf16"
+            )
         solution = solve_for_damage(leveled, max_damage - self.floor)
         return self._finish(leveled, solution, solution.damage)
 

@@ -15,6 +15,7 @@ from ewq_gguf.allocation.plan import make_plan, raw_type
 from ewq_gguf.allocation.scores import ScoreTable
 from ewq_gguf.allocation.solver import Option
 from ewq_gguf.calibration.journal import Journal
+from ewq_gguf.errors import PlanError
 from ewq_gguf.evaluation.contexts import cut_contexts
 from ewq_gguf.evaluation.divergence import divergence
 from ewq_gguf.evaluation.engine import Engine
@@ -126,3 +127,11 @@ def test_choices_do_not_depend_on_the_level() -> None:
         assert changed.damage == pytest.approx(0.7 * plain.damage + 0.01)
         assert other.predict(changed.types) == (changed.data_bytes, pytest.approx(changed.damage))
         assert other.allocate_for_damage(changed.damage * (1 + 1e-9)).types == plain.types
+    # All fine: 0.7 * (1 + 1/2 + ... + 1/6) above the floor.
+    assert other.allocate_for_damage(1.7251).data_bytes == 1200
+    with pytest.raises(
+        PlanError, match=r"1\.72 nats per token is out of reach: with the most precise .* is 1\.7;"
+    ):
+        other.allocate_for_damage(1.72)
+    with pytest.raises(PlanError, match="by their 8-bit activations alone"):
+        other.allocate_for_damage(0.01)
