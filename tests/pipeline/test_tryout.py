@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import ewq_gguf
 from ewq_gguf.allocation.methods import preset_plan, uniform_plan
@@ -17,6 +19,7 @@ from ewq_gguf.allocation.scores import ScoreTable
 from ewq_gguf.allocation.solver import Option
 from ewq_gguf.allocation.targets import Target
 from ewq_gguf.calibration.journal import Journal
+from ewq_gguf.cli import cli
 from ewq_gguf.cli.plan_table import prediction
 from ewq_gguf.decision import Decision, decide
 from ewq_gguf.errors import PlanError
@@ -192,3 +195,21 @@ def test_a_study_without_measurements_goes_without(model: Model) -> None:
     assert plan.parameters["unit"] != "nats per token"
     assert "stock" not in plan.parameters
     assert ewq_gguf.Decision().study.try_out
+
+
+def test_the_command_tries_out_unless_told_not_to(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EWQ_GGUF_CACHE", str(tmp_path))
+    wish = ["convert", str(reference), "--like", "Q4_K_M", "--pool", "Q3_K,Q4_K,Q6_K", "--blocks", "2"]
+    found = []
+    for more in (["--probe-chunks", "1"], ["--probe-chunks", "1", "--no-try-out"]):
+        ran = CliRunner().invoke(cli, ["-q", *wish, *more, "--dry-run", "--json"])
+        assert ran.exit_code == 0, ran.output
+        found.append(json.loads(ran.stdout))
+    tried, summed = found
+    assert tried["tensors"] == summed["tensors"]
+    assert tried["predicted_kld"] != summed["predicted_kld"]
+    assert 0 < tried["predicted_kld"] < 1
+    assert 0 < tried["stock_kld"] < 1
+    assert summed["stock_kld"] is None
