@@ -12,6 +12,7 @@ import numpy as np
 
 from ewq_gguf.allocation.presets import TensorFacts
 from ewq_gguf.ggml.types import GGMLType
+from tests.tiny.gguf_values import add_values
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -34,9 +35,8 @@ class Model:
     def write(self, path: Path, *, data: bool = False) -> Path:
         """Write a GGUF file; without `data` its tensors are a hole in the file."""
         writer = gguf.GGUFWriter(path, self.metadata["general.architecture"])
-        for key, value in self.metadata.items():
-            if key != "general.architecture":
-                add_value(writer, key, value)
+        # The writer has written the architecture already.
+        add_values(writer, {k: v for k, v in self.metadata.items() if k != "general.architecture"})
         rng = np.random.default_rng(len(self.shapes))
         for name, shape in self.shapes.items():
             # The writer reverses shapes; ggml must see ne[0] first.
@@ -59,19 +59,6 @@ class Model:
                 total = sum(-(-int(np.prod(shape)) * 4 // 32) * 32 for shape in self.shapes.values())
                 file.truncate(path.stat().st_size + total + 4096)
         return path
-
-
-def add_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    else:
-        writer.add_array(key, value)
 
 
 def metadata(arch: str, layers: int, heads: int = 8, kv_heads: int = 8, **more: Any) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import gguf
 import numpy as np
 
+from tests.tiny.gguf_values import add_values
+
 TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "a", "b", "c")
 CONTROL, NORMAL = 3, 1
 
@@ -34,17 +36,7 @@ def write_gguf(
     writer.add_eos_token_id(2)
     if template is not None:
         writer.add_chat_template(template)
-    for key, value in (keys or {}).items():
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        elif isinstance(value, list):
-            writer.add_array(key, value)
-        else:
-            writer.add_string(key, value)
+    add_values(writer, keys or {})
     writer.add_tensor(tensor, np.zeros((len(tokens), 32), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
