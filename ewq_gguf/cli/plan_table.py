@@ -38,7 +38,9 @@ def prediction(plan: Plan) -> str | None:
     if floor:
         text += f", {floor:.4f} of it by 8-bit activations, whatever the weights"
     stock = plan.parameters.get("stock")
-    if isinstance(stock, float) and stock > 0:
+    if plan.parameters.get("took_stock"):
+        text += f"; these are {plan.parameters['target']['like']}'s own types, which did better than any chosen by probes"
+    elif isinstance(stock, float) and stock > 0:
         ratio = plan.predicted_kld / stock
         text += f"; {ratio:.2f} times that of {plan.parameters['target']['like']}'s own types ({stock:.4f})"
     gap = plan.parameters.get("gap")

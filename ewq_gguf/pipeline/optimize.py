@@ -332,6 +332,14 @@ def tried(
         PlanError: nothing was measured in the study.
         EvaluationError: llama.cpp cannot run the model.
     """
+    allowed = {*(pool or studied.pool), GGMLType.F32, GGMLType.F16, GGMLType.BF16}
+
+    def is_allowed(other: Plan) -> bool:
+        types = other.types()
+        free = {name: kind for name, kind in types.items() if name in studied.table.options}
+        pinned = all(types[name] is kind for name, kind in (pins or {}).items())
+        return pinned and all(kind in allowed for name, kind in free.items() if name not in (pins or {}))
+
     with tryout_of(model, studied, threads=threads, progress=progress) as tryout:
         return tried_plan(
             tryout,
@@ -339,6 +347,7 @@ def tried(
             target,
             lambda other: rd_plan(model, studied, other, pins=pins, pool=pool, size_of=size_of),
             size_of or (lambda chosen: file_size(model, chosen, importance=studied.importance)),
+            is_allowed,
             None if progress is None else lambda done, total: progress("Trying out the plan", done, total),
         )
 

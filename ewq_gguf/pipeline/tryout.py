@@ -121,16 +121,19 @@ def tried_plan(
     target: Target,
     again: Callable[[Target], Plan],
     size_of: Callable[[Plan], int],
+    allowed: Callable[[Plan], bool],
     progress: Progress | None = None,
 ) -> Plan:
     """The plan with what its file measures as its prediction; for an accuracy, the smallest found that keeps it.
 
-    Beside `--like` the stock preset is measured too (`stock`, nats per token, in the plan's parameters).
+    Beside `--like` the stock preset is measured too (`stock`, nats per token, in the plan's parameters), and its types
+    are taken where they are allowed and do better (`took_stock`).
 
     Args:
         plan: from `rd_plan` for the target.
         again: makes a plan for another target.
         size_of: exact bytes of a plan's file.
+        allowed: whether pool and pins allow a plan's types.
 
     Raises:
         EvaluationError: llama.cpp cannot run a file.
@@ -148,6 +151,10 @@ def tried_plan(
             theirs = tryout.kld(stock.types(), progress)
             if math.isfinite(theirs):
                 told["stock"] = _rounded(theirs)
+            if theirs < measured and allowed(stock):
+                own = tuple(replace(t, reason=f"{target.like}'s own type") for t in stock.tensors)
+                plan = replace(plan, tensors=own)
+                told |= {"predicted": told["stock"], "gap": None, "took_stock": True}
     found = replace(plan, parameters=told)
     # The parameters are part of the header, and the file never exceeds its size.
     return plan if target.size is not None and size_of(found) > target.size else found

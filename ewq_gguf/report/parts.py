@@ -36,6 +36,7 @@ _TOLD = {
     "probe_chunks": "contexts per probe",
     "tried": "contexts tried out on",
     "stock": "divergence of the preset's own types",
+    "took_stock": "these are the preset's own types",
     "x": "X in T = mu - X sigma",
     "forest_digest": "digest of the forest",
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from ewq_gguf.errors import PlanError
 from ewq_gguf.evaluation.divergence import divergence
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model
+from ewq_gguf.pipeline import optimize
 from ewq_gguf.pipeline import tryout as module
 from ewq_gguf.pipeline.convert import file_size, write_model
 from ewq_gguf.pipeline.importance import load_importance
-from ewq_gguf.pipeline.optimize import DEFAULT_TEXT, Studied, Study, rd_plan, tryout_of
+from ewq_gguf.pipeline.optimize import DEFAULT_TEXT, Studied, Study, rd_plan, tried, tryout_of
 from ewq_gguf.pipeline.scratch import ScratchCopies
 from ewq_gguf.pipeline.source import load_model
 from ewq_gguf.pipeline.tryout import Tryout, tried_plan
@@ -85,7 +87,7 @@ def try_out(model: Model, studied: Studied, target: Target, tryout: Tryout) -> P
     def size_of(plan: Plan) -> int:
         return file_size(model, plan)
 
-    return tried_plan(tryout, again(target), target, again, size_of)
+    return tried_plan(tryout, again(target), target, again, size_of, lambda _: True)
 
 
 def test_what_is_told_is_what_the_files_do(model: Model, tmp_path: Path) -> None:
@@ -144,6 +146,44 @@ def test_an_accuracy_out_of_reach_takes_what_comes_closest(model: Model, studied
     assert plan.parameters["predicted"] == pytest.approx(min(tryout.asked), rel=1e-5)
     assert plan.parameters["predicted"] > 0.003
     assert ", as tried out, more than the 0.003 asked for" in str(prediction(plan))
+
+
+class PrefersStock(Scaled):
+    """The types of a preset do half as bad as any other."""
+
+    def __init__(self, model: Model, table: ScoreTable, preset: str) -> None:
+        super().__init__(model, table, 1.0)
+        self.types = preset_plan(model, preset, has_imatrix=False).types()
+
+    def kld(self, types: Mapping[str, GGMLType], progress: Any = None) -> float:
+        return super().kld(types) * (0.5 if types == self.types else 1)
+
+
+def test_the_presets_own_types_where_they_do_better(
+    model: Model, studied: Studied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(like="Q4_K_M")
+    prefers = PrefersStock(model, studied.table, "Q4_K_M")
+
+    @contextmanager
+    def handed(*_: object, **__: object) -> Iterator[Tryout]:
+        yield prefers
+
+    monkeypatch.setattr(optimize, "tryout_of", handed)
+    plan = rd_plan(model, studied, target)
+    assert plan.types() != prefers.types
+    found = tried(model, studied, target, plan)
+    assert found.types() == prefers.types
+    assert found.parameters["took_stock"]
+    assert found.parameters["predicted"] == found.parameters["stock"] < plan.parameters["predicted"]
+    assert {t.reason for t in found.tensors} == {"Q4_K_M's own type"}
+    assert "these are Q4_K_M's own types, which did better" in str(prediction(found))
+    # Not against a pin, nor with types that are not in the pool.
+    pins = {"blk.0.attn_q.weight": GGMLType.Q8_0}
+    assert tried(model, studied, target, plan, pins=pins).types() == plan.types()
+    assert tried(model, studied, target, plan, pool=(GGMLType.Q4_K,)).types() == plan.types()
+    pins["blk.0.attn_q.weight"] = prefers.types["blk.0.attn_q.weight"]
+    assert tried(model, studied, target, plan, pins=pins).types() == prefers.types
 
 
 def test_a_file_that_breaks_down_is_not_told(model: Model, studied: Studied) -> None:
