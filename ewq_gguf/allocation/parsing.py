@@ -53,4 +53,5 @@ def parse_type(text: str) -> GGMLType:
         raise PlanError(f"{text!r} is a preset for a whole model, not the type of a tensor; use {preset[1]}")
     near = get_close_matches(name[:40], _STORABLE, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"types are {', '.join(_STORABLE)}"
-    raise PlanError(f"{text!r:.60} is not a tensor type; {hint}")
+    # Cut before it is quoted: escapes make up to ten characters of one.
+    raise PlanError(f"{text[:30]!r} is not a tensor type; {hint}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ewq_gguf.allocation.parsing import parse_size, parse_type
@@ -122,6 +122,7 @@ def test_a_near_miss_gets_a_hint() -> None:
 
 
 @given(st.text(max_size=10))
+@example("\U00018cd6" * 10)
 def test_any_text_is_a_type_or_one_of_our_errors(text: str) -> None:
     try:
         name, said = parse_type(text).name, repr(text)
