@@ -8,7 +8,7 @@ TEXT ?= benchmarks/data/evaluation.txt
 DEMO := demo
 
 .PHONY: help install demo test test-slow soak fuzz lint parity clients tools perplexity allocation-study ewq-study \
-	bench-convert bench-entropy bench-dry-run models lock audit clean
+	bench-convert bench-entropy bench-evaluate bench-dry-run models lock audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -87,6 +87,9 @@ bench-convert: install ## time, memory and bytes against llama.cpp's two steps
 
 bench-entropy: install ## weights per second of the entropy analysis
 	$(BIN)/python benchmarks/bench_entropy.py
+
+bench-evaluate: install ## wall time of evaluate against llama-perplexity; wants `make tools`
+	$(BIN)/python benchmarks/bench_evaluate.py
 
 bench-dry-run: install ## plans of 70B and 671B class models from headers alone
 	$(BIN)/python benchmarks/bench_dry_run.py

@@ -35,7 +35,8 @@ from ewq_gguf.errors import EwqError
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model
 from ewq_gguf.pipeline.convert import file_size, write_model
-from ewq_gguf.pipeline.optimize import Studied, Study, rd_plan, study_model, tryout_of
+from ewq_gguf.pipeline.optimize import Studied, Study, study_model
+from ewq_gguf.pipeline.rd_plan import rd_plan, tryout_of
 from ewq_gguf.pipeline.source import load_model
 
 HERE = Path(__file__).parent

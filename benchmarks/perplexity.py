@@ -31,7 +31,8 @@ from ewq_gguf.errors import EwqError
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model
 from ewq_gguf.pipeline.convert import file_size, write_model
-from ewq_gguf.pipeline.optimize import DEFAULT_TEXT, Studied, Study, default_cache, rd_plan, study_model
+from ewq_gguf.pipeline.optimize import DEFAULT_TEXT, Studied, Study, default_cache, study_model
+from ewq_gguf.pipeline.rd_plan import rd_plan
 from ewq_gguf.pipeline.source import load_model
 
 RESULTS = Path(__file__).parent / "results"

@@ -29,8 +29,9 @@ from ewq_gguf.pipeline.convert import (
     default_threads,
     file_size,
 )
-from ewq_gguf.pipeline.optimize import Studied, Study, rd_plan, study_model, tried
+from ewq_gguf.pipeline.optimize import Studied, Study, study_model
 from ewq_gguf.pipeline.plan_file import fitted_plan
+from ewq_gguf.pipeline.rd_plan import rd_plan, tried
 from ewq_gguf.pipeline.refine import refined_plan
 from ewq_gguf.vocab import TokenizerMode
 

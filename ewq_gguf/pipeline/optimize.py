@@ -1,44 +1,36 @@
-"""Rate-distortion allocation from end to end: run the model once, measure, and choose types for any size.
+"""Rate-distortion allocation, the study: run the model once and measure what any choice of types would cost.
 
 The model is written to a scratch GGUF in its own 16-bit type (llama.cpp can only run a file), an importance
 matrix is collected, every tensor is disturbed in memory and the divergence measured, and each type's error on
-each tensor is taken with ggml's own quantizers. The resulting table serves any number of targets (CVXQ,
+each tensor is taken with ggml's own quantizers. The resulting table serves any number of targets (`pipeline.rd_plan`; CVXQ,
 arXiv 2409.02026; the linearity theorem, arXiv 2411.17525). Everything measured is kept in the cache.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ewq_gguf._version import __version__
 from ewq_gguf.allocation.distortion import FULL_POOL, PLAIN_POOL, measure_distortions, types_to_measure
-from ewq_gguf.allocation.facts import Assignment
-from ewq_gguf.allocation.methods import preset_plan, uniform_plan
-from ewq_gguf.allocation.plan import Plan, make_plan, raw_type
-from ewq_gguf.allocation.scores import Allocation, DamageModel, ScoreTable, score_table
-from ewq_gguf.allocation.targets import Target, file_budget
+from ewq_gguf.allocation.scores import DamageModel, ScoreTable, score_table
 from ewq_gguf.calibration.imatrix import ImportanceMatrix, collect_imatrix
 from ewq_gguf.calibration.imatrix_file import save_imatrix
 from ewq_gguf.calibration.journal import Journal, fingerprint
 from ewq_gguf.calibration.probe import Probe
 from ewq_gguf.calibration.session import ProbeSettings, probe_model
-from ewq_gguf.errors import PlanError
 from ewq_gguf.ggml import GGMLType, ggml
 from ewq_gguf.model import Model
-from ewq_gguf.pipeline.convert import default_threads, file_size
-from ewq_gguf.pipeline.header import padded
+from ewq_gguf.pipeline.convert import default_threads
 from ewq_gguf.pipeline.importance import Importance, load_importance
 from ewq_gguf.pipeline.levels import leveled
 from ewq_gguf.pipeline.scratch import ScratchCopies
-from ewq_gguf.pipeline.tryout import Tryout, tried_plan
+from ewq_gguf.pipeline.tryout import Tryout
 
 StagedProgress = Callable[[str, int, int], None]
 # The first and last weights are large, unlike the rest, and what makes or breaks a small file: every type is measured.
@@ -232,163 +224,3 @@ def _collected(
         found = load_importance(kept)
     # The path is recorded in the file's metadata, where the name says enough.
     return replace(found, path=Path(kept.name))
-
-
-def rd_plan(
-    model: Model,
-    studied: Studied,
-    target: Target,
-    *,
-    pins: Mapping[str, GGMLType] | None = None,
-    pool: Sequence[GGMLType] | None = None,
-    size_of: Callable[[Plan], int] | None = None,
-) -> Plan:
-    """The plan with the least predicted damage for a target; the file never exceeds it.
-
-    Args:
-        size_of: exact bytes of a plan's file, header included; by default one file with the study's
-            importance matrix recorded in it.
-        pins: tensors whose type is given.
-        pool: types allowed; None for all in the table.
-
-    Raises:
-        PlanError: the target is out of reach; the message names floor and ceiling.
-    """
-    table = studied.table
-    pool = pool or studied.pool
-    raw = raw_type(model)
-    plain = {key: value.value for key, value in model.metadata.items()}
-    if target.max_kld is not None:
-        if table.unit != "nats per token":
-            raise PlanError("--max-kld needs measured damage; leave --damage at probe")
-        allocation = table.allocate_for_damage(target.max_kld, pool=pool, pins=pins)
-        return _as_plan(model, studied, target, allocation, raw)
-    like_bytes = None
-    if target.like is not None:
-        stock = preset_plan(model, target.like, has_imatrix=True)
-        like_bytes = sum(padded(t.nbytes) for t in stock.tensors)
-    size_of = size_of or (lambda plan: file_size(model, plan, importance=studied.importance))
-    # The header holds the plan's own provenance; it settles after a round or two.
-    baseline = uniform_plan(model, raw)
-    overhead = size_of(baseline) - sum(padded(t.nbytes) for t in baseline.tensors)
-    for _ in range(6):
-        budget = file_budget(target, plain, model.n_parameters, overhead, like_bytes)
-        if budget is None:
-            raise PlanError(
-                "rate-distortion allocation needs a target: --size, --bpw, --like, --max-kld or --vram"
-            )
-        plan = _as_plan(model, studied, target, _within(table, budget, pool, pins), raw)
-        if target.size is None or (size := size_of(plan)) <= target.size:
-            return plan
-        overhead += size - target.size
-    raise PlanError(
-        f"no allocation fits {target.size:,} bytes with its header; choose a slightly larger size"
-    )
-
-
-@contextmanager
-def tryout_of(
-    model: Model, studied: Studied, *, threads: int | None = None, progress: StagedProgress | None = None
-) -> Iterator[Tryout]:
-    """Tries out plans of a studied model, with the study's text and importance matrix.
-
-    Raises:
-        PlanError: nothing was measured in the study.
-    """
-    if studied.record is None:
-        raise PlanError("only measured damage can be tried out; leave --damage at probe")
-    threads = threads or default_threads()
-
-    def stage(done: int, total: int) -> None:
-        if progress is not None:
-            progress("Writing the scratch copy", done, total)
-
-    text, importance = studied.study.text, studied.importance
-    with (
-        ScratchCopies(model, threads, stage) as scratch,
-        Tryout(model, scratch, text, importance, studied.record, threads) as tryout,
-    ):
-        yield tryout
-
-
-def tried(
-    model: Model,
-    studied: Studied,
-    target: Target,
-    plan: Plan,
-    *,
-    pins: Mapping[str, GGMLType] | None = None,
-    pool: Sequence[GGMLType] | None = None,
-    size_of: Callable[[Plan], int] | None = None,
-    threads: int | None = None,
-    progress: StagedProgress | None = None,
-) -> Plan:
-    """The plan as tried out on the calibration text; see `pipeline.tryout.tried_plan`.
-
-    Args:
-        plan: from `rd_plan` with the same arguments.
-
-    Raises:
-        PlanError: nothing was measured in the study.
-        EvaluationError: llama.cpp cannot run the model.
-    """
-    allowed = {*(pool or studied.pool), GGMLType.F32, GGMLType.F16, GGMLType.BF16}
-
-    def is_allowed(other: Plan) -> bool:
-        types = other.types()
-        free = {name: kind for name, kind in types.items() if name in studied.table.options}
-        pinned = all(types[name] is kind for name, kind in (pins or {}).items())
-        return pinned and all(kind in allowed for name, kind in free.items() if name not in (pins or {}))
-
-    with tryout_of(model, studied, threads=threads, progress=progress) as tryout:
-        return tried_plan(
-            tryout,
-            plan,
-            target,
-            lambda other: rd_plan(model, studied, other, pins=pins, pool=pool, size_of=size_of),
-            size_of or (lambda chosen: file_size(model, chosen, importance=studied.importance)),
-            is_allowed,
-            None if progress is None else lambda done, total: progress("Trying out the plan", done, total),
-        )
-
-
-def _within(
-    table: ScoreTable,
-    budget: int,
-    pool: Sequence[GGMLType] | None,
-    pins: Mapping[str, GGMLType] | None,
-) -> Allocation:
-    """The best allocation in a budget; a budget above everything in the pool takes the best of all."""
-    items = table.items(pool=pool, pins=pins)
-    ceiling = table.fixed_bytes + sum(max(o.bytes for o in item.options) for item in items)
-    return table.allocate(min(budget, ceiling), pool=pool, pins=pins)
-
-
-def _as_plan(model: Model, studied: Studied, target: Target, allocation: Allocation, raw: GGMLType) -> Plan:
-    assignments = {}
-    for t in model.tensors:
-        if t.name in allocation.types:
-            kind = allocation.types[t.name]
-            damage = studied.table.level * studied.table.options[t.name][kind].damage
-            assignments[t.name] = Assignment(kind, kind, f"predicted damage {damage:.3g}")
-        else:
-            kind = raw if t.fixed is None else t.fixed
-            assignments[t.name] = Assignment(kind, kind, "always stored so")
-    solution = allocation.solution
-    wanted = {k: v for k, v in vars(target).items() if v is not None and k not in ("context", "cache_type")}
-    if target.vram is not None:
-        wanted |= {"context": target.context, "cache_type": target.cache_type.name}
-    parameters: dict[str, Any] = {
-        "target": wanted,
-        "damage": studied.table.damage_model,
-        "unit": studied.table.unit,
-        "predicted": allocation.damage,
-        "tried": 0,
-        "floor": studied.table.floor,
-        "level": studied.table.level,
-        "gap": solution.gap if math.isfinite(solution.gap) else None,
-        "text": studied.study.text.name,
-        "imatrix": studied.importance is not None,
-        "probe_chunks": studied.study.chunks,
-    }
-    return make_plan(model, "rd", parameters, assignments)

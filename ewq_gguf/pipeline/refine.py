@@ -22,7 +22,8 @@ from ewq_gguf.errors import PlanError
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model
 from ewq_gguf.pipeline.convert import default_threads
-from ewq_gguf.pipeline.optimize import StagedProgress, Studied, rd_plan
+from ewq_gguf.pipeline.optimize import StagedProgress, Studied
+from ewq_gguf.pipeline.rd_plan import rd_plan
 from ewq_gguf.pipeline.scratch import ScratchCopies
 
 # A single round's correction of a tensor's cost is kept within this factor, for noise has large ratios too.

@@ -16,7 +16,8 @@ from ewq_gguf.errors import PlanError
 from ewq_gguf.evaluation.divergence import divergence
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.pipeline.convert import write_model
-from ewq_gguf.pipeline.optimize import Study, rd_plan, study_model
+from ewq_gguf.pipeline.optimize import Study, study_model
+from ewq_gguf.pipeline.rd_plan import rd_plan
 from ewq_gguf.pipeline.refine import refined_plan
 from ewq_gguf.pipeline.source import load_model
 from ewq_gguf.pipeline.tryout import CONTEXTS

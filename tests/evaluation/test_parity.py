@@ -9,8 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +31,6 @@ WIKITEXT = ROOT.parent / "shared" / "data" / "wiki.test.raw"
 # Looked up on import: the tests' own cache folder is set later.
 TOOLS = sorted(cache_folder().glob("llama.cpp-*/bin"))
 CHUNKS = 20
-TIMED_CHUNKS = int(os.environ.get("EWQ_PARITY_TIMED_CHUNKS", "80"))
 THREADS = 2
 
 
@@ -215,38 +212,3 @@ def test_tokens(tools: Path, pairs: list[Pair], text: Path, tmp_path: Path) -> N
         contexts = cut_contexts(engine, text)
         assert contexts.chunks == len(theirs) // 512
         np.testing.assert_array_equal(contexts.tokens.reshape(-1), theirs[: contexts.chunks * 512])
-
-
-def _seconds(*command: object) -> float:
-    began = time.perf_counter()
-    subprocess.run([str(part) for part in command], capture_output=True, check=True)
-    return time.perf_counter() - began
-
-
-def test_wall_time(tools: Path, pairs: list[Pair], tmp_path: Path) -> None:
-    """Whole processes, in turn, the best of three: perplexity, and baseline plus divergence.
-
-    Enough contexts that the work counts and not the start of an interpreter; the machine must be otherwise idle.
-    """
-    pair = pairs[-1]
-    common = ["-c", 512, "-t", THREADS, "--chunks", TIMED_CHUNKS, "--no-repack", "-f", EVALUATION]
-    program, base_file = tools / "llama-perplexity", tmp_path / "base.bin"
-    command = [sys.executable, "-m", "ewq_gguf", "-q", "evaluate"]
-    ours = ["--text", EVALUATION, "--threads", THREADS, "--chunks", TIMED_CHUNKS, "--json"]
-    _seconds(*command, "perplexity", pair.candidate, *ours)
-    times: dict[str, list[float]] = {name: [] for name in ("ppl", "their ppl", "kld", "their kld")}
-    for _ in range(3):
-        times["their ppl"].append(_seconds(program, "-m", pair.candidate, *common))
-        times["ppl"].append(_seconds(*command, "perplexity", pair.candidate, *ours))
-        writing = _seconds(program, "-m", pair.baseline, *common, "--kl-divergence-base", base_file)
-        reading = _seconds(
-            program, "-m", pair.candidate, *common, "--kl-divergence-base", base_file, "--kl-divergence"
-        )
-        times["their kld"].append(writing + reading)
-        times["kld"].append(
-            _seconds(*command, "divergence", pair.candidate, "--baseline", pair.baseline, *ours)
-        )
-    best = {name: min(seconds) for name, seconds in times.items()}
-    print(f"\n{pair.name}: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in best.items()))
-    assert best["ppl"] <= 1.1 * best["their ppl"]
-    assert best["kld"] <= 1.1 * best["their kld"]

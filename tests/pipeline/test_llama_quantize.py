@@ -59,26 +59,26 @@ def sources(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {"reference": _source(reference, baseline, folder), "odd": _source(model, model, odd)}
 
 
-def compare(source: Source, tmp_path: Path, name: str, preset: str, *, pure: bool, imatrix: bool) -> None:
-    """Both make the same bytes, or both refuse."""
+def both(
+    source: Source, tmp_path: Path, name: str, preset: str, *, pure: bool, imatrix: bool
+) -> tuple[object, object]:
+    """What ours and theirs make: tensors and, between two GGUF files, metadata; or "refused"."""
     ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
     hard = pure and name in HARD
     matrix = (source.full_matrix if hard else source.matrix) if imatrix else None
     file = (source.full_imatrix if hard else source.imatrix) if imatrix else None
-    wish = ewq_gguf.Decision(type=name, pure=pure, imatrix=file)
-    refusal = _refusal(source, ours, wish)
+    refusal = _refusal(source, ours, ewq_gguf.Decision(type=name, pure=pure, imatrix=file))
     # llama-quantize would abort where a quantizer asserts; where every row falls back, both go on.
     if hard and matrix is None and refusal:
-        assert "importance matrix" in refusal
-        return
+        return ("refused" if "importance matrix" in refusal else refusal), "refused"
     made = quantize(source.gguf, theirs, PRESETS[preset].llama_ftype, pure=pure, imatrix=matrix)
-    assert made == (not refusal), refusal
-    if not made:
-        return
-    assert tensors(ours) == tensors(theirs)
-    if source.checkpoint == source.gguf and not pure:
-        ignored = ("ewq.", "quantize.imatrix.")
-        assert metadata(open_gguf(ours), without=ignored) == metadata(open_gguf(theirs), without=ignored)
+
+    def content(path: Path) -> object:
+        if source.checkpoint != source.gguf or pure:
+            return tensors(path)
+        return tensors(path), metadata(open_gguf(path), without=("ewq.", "quantize.imatrix."))
+
+    return "refused" if refusal else content(ours), content(theirs) if made else "refused"
 
 
 def _refusal(source: Source, target: Path, wish: ewq_gguf.Decision) -> str:
@@ -94,7 +94,8 @@ def _refusal(source: Source, target: Path, wish: ewq_gguf.Decision) -> str:
 @pytest.mark.parametrize("model", ["reference", "odd"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets(preset: str, model: str, imatrix: bool, sources: dict[str, Source], tmp_path: Path) -> None:
-    compare(sources[model], tmp_path, preset, preset, pure=False, imatrix=imatrix)
+    ours, theirs = both(sources[model], tmp_path, preset, preset, pure=False, imatrix=imatrix)
+    assert ours == theirs
 
 
 @pytest.mark.parity
@@ -104,7 +105,8 @@ def test_presets(preset: str, model: str, imatrix: bool, sources: dict[str, Sour
 def test_single_types(
     kind: str, model: str, imatrix: bool, sources: dict[str, Source], tmp_path: Path
 ) -> None:
-    compare(sources[model], tmp_path, kind, SINGLE[kind], pure=True, imatrix=imatrix)
+    ours, theirs = both(sources[model], tmp_path, kind, SINGLE[kind], pure=True, imatrix=imatrix)
+    assert ours == theirs
 
 
 @pytest.mark.parity
@@ -150,12 +152,14 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Source:
 @pytest.mark.parametrize("imatrix", [False, True], ids=["plain", "imatrix"])
 @pytest.mark.parametrize("preset", ["Q4_0", "Q8_0", "Q4_K_M", "Q3_K_L", "Q6_K", "TQ2_0", "F16"])
 def test_some_presets_at_once(preset: str, imatrix: bool, odd: Source, tmp_path: Path) -> None:
-    compare(odd, tmp_path, preset, preset, pure=False, imatrix=imatrix)
+    ours, theirs = both(odd, tmp_path, preset, preset, pure=False, imatrix=imatrix)
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("kind", ["Q5_0", "Q5_K", "MXFP4", "BF16"])
 def test_some_types_at_once(kind: str, odd: Source, tmp_path: Path) -> None:
-    compare(odd, tmp_path, kind, SINGLE[kind], pure=True, imatrix=True)
+    ours, theirs = both(odd, tmp_path, kind, SINGLE[kind], pure=True, imatrix=True)
+    assert ours == theirs
 
 
 def _multiplies_and_adds_at_once() -> bool:

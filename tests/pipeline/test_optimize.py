@@ -16,7 +16,8 @@ from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model
 from ewq_gguf.pipeline.convert import file_size
 from ewq_gguf.pipeline.header import padded
-from ewq_gguf.pipeline.optimize import Studied, Study, rd_plan
+from ewq_gguf.pipeline.optimize import Studied, Study
+from ewq_gguf.pipeline.rd_plan import rd_plan
 from ewq_gguf.pipeline.source import load_model
 
 K_QUANTS = (GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K, GGMLType.Q8_0)

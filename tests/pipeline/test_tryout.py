@@ -27,14 +27,15 @@ from ewq_gguf.errors import PlanError
 from ewq_gguf.evaluation.divergence import divergence
 from ewq_gguf.ggml import GGMLType
 from ewq_gguf.model import Model
-from ewq_gguf.pipeline import optimize
+from ewq_gguf.pipeline import rd_plan as choosing
 from ewq_gguf.pipeline import tryout as module
 from ewq_gguf.pipeline.convert import file_size, write_model
 from ewq_gguf.pipeline.importance import load_importance
-from ewq_gguf.pipeline.optimize import DEFAULT_TEXT, Studied, Study, rd_plan, tried, tryout_of
+from ewq_gguf.pipeline.optimize import DEFAULT_TEXT, Studied, Study
+from ewq_gguf.pipeline.rd_plan import rd_plan, tried, tried_plan, tryout_of
 from ewq_gguf.pipeline.scratch import ScratchCopies
 from ewq_gguf.pipeline.source import load_model
-from ewq_gguf.pipeline.tryout import Tryout, tried_plan
+from ewq_gguf.pipeline.tryout import Tryout
 
 POOL = (GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K, GGMLType.Q8_0)
 FLOOR = 0.001
@@ -70,7 +71,7 @@ class Scaled(Tryout):
     """Files that measure `factor` times what their sums foresee, above the floor."""
 
     def __init__(self, model: Model, table: ScoreTable, factor: float) -> None:
-        self.model, self.importance = model, None
+        self.model, self.importance, self.contexts = model, None, 2
         self.table, self.factor = table, factor
         self.asked: list[float] = []
 
@@ -169,7 +170,7 @@ def test_the_presets_own_types_where_they_do_better(
     def handed(*_: object, **__: object) -> Iterator[Tryout]:
         yield prefers
 
-    monkeypatch.setattr(optimize, "tryout_of", handed)
+    monkeypatch.setattr(choosing, "tryout_of", handed)
     plan = rd_plan(model, studied, target)
     assert plan.types() != prefers.types
     found = tried(model, studied, target, plan)
